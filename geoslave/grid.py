@@ -1,0 +1,121 @@
+"""The one definition of a chip and of a block.
+
+A `Cell` says what is looked at (`read`) and what it answers for (`core`). Cores tile the grid
+exactly once. The partition is anchored at the grid's origin, so an area of interest chooses cells
+but never moves them, and the result for a place does not depend on the extent asked for.
+
+Windows are `rasterio.windows.Window` with whole numbers: (col_off, row_off, width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from rasterio.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A piece of work on a grid."""
+
+    read: Window
+    """What is looked at. It may hang over the grid's edge: readers fill what lies outside as invalid."""
+    core: Window
+    """What the cell answers for. It never leaves the grid."""
+    row: int
+    """Position in the partition, counted from the top."""
+    col: int
+    """Position in the partition, counted from the left."""
+
+    @property
+    def name(self) -> str:
+        """A name that sorts and fits a file system, e.g. `r003c017`."""
+        return f"r{self.row:03d}c{self.col:03d}"
+
+    @property
+    def core_in_read(self) -> tuple[slice, slice]:
+        """Slices (y, x) that cut the core out of an array read with `read`."""
+        row = self.core.row_off - self.read.row_off
+        col = self.core.col_off - self.read.col_off
+        return slice(row, row + self.core.height), slice(col, col + self.core.width)
+
+
+def partition(
+    shape: tuple[int, int], core: int, halo: int = 0, multiple: int = 1, origin: tuple[int, int] = (0, 0)
+) -> Iterator[Cell]:
+    """Cut a grid of `shape` (rows, columns) into cells, row by row, with square cores.
+
+    Each cell reads `halo` pixels more than its core on every side. With `multiple`, the read window
+    is extended to the right and below until both its sides are multiples of it (a network's stride).
+    `origin` (rows, columns) moves the lattice of cores; it must not be positive. Only tests of shift
+    invariance need it.
+
+    Raises:
+        ValueError: if a size is not positive or the halo is negative.
+    """
+    rows, cols = shape
+    if core < 1 or rows < 1 or cols < 1:
+        raise ValueError(f"shape {shape} and core {core} must be positive")
+    if halo < 0 or multiple < 1 or max(origin) > 0:
+        raise ValueError("halo must not be negative, multiple at least 1, origin not positive")
+    for i, (top, bottom) in enumerate(_spans(rows, core, origin[0])):
+        for j, (left, right) in enumerate(_spans(cols, core, origin[1])):
+            yield Cell(
+                read=Window(
+                    left - halo,
+                    top - halo,
+                    _round_up(right - left + 2 * halo, multiple),
+                    _round_up(bottom - top + 2 * halo, multiple),
+                ),
+                core=Window(left, top, right - left, bottom - top),
+                row=i,
+                col=j,
+            )
+
+
+def chip_grid(shape: tuple[int, int], size: int, overlap: int) -> Iterator[Cell]:
+    """Cut a grid of `shape` (rows, columns) into chips of one size that overlap their neighbours.
+
+    The first chip starts at the grid's origin, the last ones hang over the right and lower edge, so
+    that every pixel is in a chip. The core of a chip ends in the middle of each overlap.
+
+    Raises:
+        ValueError: if the overlap is negative or leaves no step between chips.
+    """
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap {overlap} must be at least 0 and smaller than the chip size {size}")
+    rows, cols = shape
+    for i, (y, top, bottom) in enumerate(_overlapping(rows, size, overlap)):
+        for j, (x, left, right) in enumerate(_overlapping(cols, size, overlap)):
+            yield Cell(
+                read=Window(x, y, size, size),
+                core=Window(left, top, right - left, bottom - top),
+                row=i,
+                col=j,
+            )
+
+
+def _spans(length: int, step: int, origin: int) -> Iterator[tuple[int, int]]:
+    """Half-open spans of at most `step` that tile [0, length), cut at origin + k * step."""
+    start = 0
+    cut = origin % step or step
+    while start < length:
+        yield start, min(cut, length)
+        start, cut = cut, cut + step
+
+
+def _overlapping(length: int, size: int, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """(read start, core start, core end) of overlapping spans of `size` that cover [0, length)."""
+    step = size - overlap
+    count = max(1, ceil((length - overlap) / step))
+    for k in range(count):
+        start = k * step
+        core_start = start + overlap // 2 if k else 0
+        core_end = start + step + overlap // 2 if k < count - 1 else length
+        yield start, core_start, core_end
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

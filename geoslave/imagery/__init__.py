@@ -1,0 +1,1 @@
+"""Imagery: scenes, read by window, with a validity mask that travels with the pixels."""

@@ -1,0 +1,1 @@
+"""Labels: what people know about places, as one table, and chips cut from it."""

@@ -1,0 +1,1 @@
+"""Models: packages, prediction and training. The only home of torch and onnxruntime."""

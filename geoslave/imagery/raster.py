@@ -36,6 +36,26 @@ class Scores(Raster):
     """A Raster with one band per class, float32 in [0, 1]; 0 where not valid."""
 
 
+SCORE_STEPS = 254
+"""Scores are stored as whole numbers 0..254; the step is below half a percent."""
+SCORE_NODATA = 255
+"""Stored where no score could be given because the imagery is not valid there."""
+
+
+def encode_scores(scores: Scores) -> NDArray[np.uint8]:
+    """Scores [class, y, x] in [0, 1] as they are stored: uint8, nearest step, SCORE_NODATA where invalid."""
+    stored = np.rint(scores.pixels * np.float32(SCORE_STEPS)).astype(np.uint8)
+    stored[:, ~scores.valid] = SCORE_NODATA
+    return stored
+
+
+def decode_scores(stored: NDArray[np.uint8], geobox: GeoBox) -> Scores:
+    """The inverse of `encode_scores`, up to the step."""
+    valid = (stored != SCORE_NODATA).all(axis=0)
+    pixels = np.where(valid, stored, 0).astype(np.float32) / np.float32(SCORE_STEPS)
+    return Scores(pixels, valid, geobox)
+
+
 class Source(Protocol):
     """Anything that can be read by window."""
 

@@ -44,7 +44,7 @@ SCORE_NODATA = 255
 
 def encode_scores(scores: Scores) -> NDArray[np.uint8]:
     """Scores [class, y, x] in [0, 1] as they are stored: uint8, nearest step, SCORE_NODATA where invalid."""
-    stored = np.rint(scores.pixels * np.float32(SCORE_STEPS)).astype(np.uint8)
+    stored = np.rint(scores.pixels.astype(np.float32) * np.float32(SCORE_STEPS)).astype(np.uint8)
     stored[:, ~scores.valid] = SCORE_NODATA
     return stored
 

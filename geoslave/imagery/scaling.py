@@ -57,9 +57,7 @@ class SceneStatistics:
     high: tuple[float, ...]
 
 
-def radiometry(
-    dtype: str, scales: tuple[float, ...], offsets: tuple[float, ...], brightest: float
-) -> Radiometry:
+def radiometry(dtype: str, scales: tuple[float, ...], offsets: tuple[float, ...], brightest: float) -> Radiometry:
     """Tell from a file's data type, declared scale and offset, and a bright value what its numbers mean.
 
     A declared scale or offset makes reflectance. Otherwise: 8-bit integers (or wider types that stay

@@ -1,0 +1,364 @@
+"""The model package: a folder that says all there is to know about a model.
+
+    <name>/
+      model.json          a STAC item with Machine Learning Model fields (MLM v1.5), and `geoslave:spec`
+      model.safetensors   the weights (never pickle)
+      model.onnx          the same network as a graph, with scores in [0, 1] as output
+      README.md           the card: intended use, data, licence, figures, limits
+
+`model.json` carries the hash of both weight files; a file that does not match is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geoslave import __version__
+from geoslave.errors import ModelError
+from geoslave.imagery.scaling import Scaling
+from geoslave.targets import TARGETS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+"""Version of `geoslave:spec`; a package of a later format is refused, not guessed at."""
+MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
+FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+_SHA256_MULTIHASH = "1220"
+"""Prefix of a SHA-256 in the STAC file extension (multihash code and length)."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Thresholds(_Frozen):
+    """Hysteresis: a site needs a pixel of at least `high` and reaches as far as scores of at least `low`."""
+
+    high: float = Field(gt=0, lt=1)
+    low: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Thresholds:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} must not exceed high {self.high}")
+        return self
+
+
+class Confidence(_Frozen):
+    """How a detection's confidence is made from its scores.
+
+    Without coefficients the confidence is the statistic itself: it ranks detections but is no
+    probability. With coefficients it is 1 / (1 + exp(-(intercept + slope * logit(statistic)))),
+    fitted on detections held out from training: then `calibrated` may be true.
+    """
+
+    statistic: Literal["score_max", "score_mean"] = "score_max"
+    intercept: float | None = None
+    slope: float | None = None
+    calibrated: bool = False
+    source: str = "not calibrated: the score itself, good for ranking, not a probability"
+    operating: float = Field(default=0.5, ge=0, le=1)
+    """Detections of at least this confidence are the map; those below are kept for review."""
+
+    def apply(self, score_mean: NDArray[np.float64], score_max: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Confidence in [0, 1] of detections with these score statistics (arrays of one length)."""
+        statistic = np.asarray(score_max if self.statistic == "score_max" else score_mean, np.float64)
+        if self.slope is None or self.intercept is None:
+            return statistic
+        inside = np.clip(statistic, 1e-4, 1 - 1e-4)
+        logit = np.log(inside / (1 - inside))
+        return 1 / (1 + np.exp(-(self.intercept + self.slope * logit)))
+
+
+class ModelSpec(_Frozen):
+    """What a model needs from a scene, and what its scores mean."""
+
+    format: int = FORMAT
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str
+    title: str
+    target: str
+    """A preset of `geoslave.targets`."""
+    classes: tuple[str, ...]
+    bands: tuple[str, ...]
+    """Common names (red, green, blue, nir, ...), in the order the network takes them."""
+    gsd_m: float = Field(gt=0)
+    scaling: Scaling
+    tile: int = Field(gt=0)
+    """Core of a chip in pixels: what one call of the network answers for."""
+    halo: int = Field(ge=0)
+    """Pixels looked at around the core, so that scores do not depend on where chips fall."""
+    stride: int = Field(gt=0)
+    """Chips start at multiples of it, and their sides are multiples of it."""
+    thresholds: Thresholds
+    confidence: Confidence = Confidence()
+    architecture: dict[str, Any]
+    licence: str
+    """SPDX id (or sentence) for the weights."""
+    data: str
+    """What it was trained on, with the licences of imagery and labels."""
+    metrics: dict[str, Any] = {}
+    created: date | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelSpec:
+        if self.target not in TARGETS:
+            raise ValueError(f"target '{self.target}' is none of {', '.join(TARGETS)}")
+        if self.tile % self.stride or self.halo % self.stride:
+            raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of the stride {self.stride}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A model folder that was opened and checked."""
+
+    folder: Path
+    spec: ModelSpec
+    checksum: str
+    """SHA-256 of model.onnx: the identity of the model in provenance."""
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def model_id(self) -> str:
+        """Name, version and the first digits of the hash, e.g. `kiln-s2@1.0.0+3fa91c02`."""
+        return f"{self.spec.name}@{self.spec.version}+{self.checksum[:8]}"
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Where models are looked for by name: GEOSLAVE_MODELS, then those that ship with geoslave."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = (package / "_models", package.parent / "data" / "models")
+    own = os.environ.get("GEOSLAVE_MODELS")
+    return (*((Path(own),) if own else ()), *shipped)
+
+
+def list_packages() -> Iterator[Path]:
+    """Folders of the models that can be used by name; the first of a name wins."""
+    seen: set[str] = set()
+    for folder in model_folders():
+        for path in sorted(folder.glob("*/model.json")):
+            if path.parent.name not in seen:
+                seen.add(path.parent.name)
+                yield path.parent
+
+
+def open_package(name_or_folder: str | Path, *, verify: bool = True) -> ModelPackage:
+    """Open a model by name or folder and check that its files are what it says.
+
+    Raises:
+        ModelError: if it is not there, not valid, of a later format, or its files were changed.
+    """
+    folder = _find(name_or_folder)
+    item = _read_item(folder)
+    spec = _read_spec(folder, item)
+    checksums = {key: _recorded_hash(folder, item, key) for key in ("weights", "onnx")}
+    package = ModelPackage(folder, spec, checksums["onnx"])
+    if verify:
+        for path, key in ((package.onnx, "onnx"), (package.weights, "weights")):
+            _verify(path, checksums[key])
+    return package
+
+
+def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, *, overwrite: bool = False) -> Path:
+    """Write a package from a trained network: all files, or none.
+
+    Args:
+        folder: becomes the package; its name should be the model's.
+        network: gives logits [batch, class, y, x] for float32 [batch, band, y, x].
+        card: the model card, Markdown.
+    """
+    from safetensors.torch import save_file
+
+    from geoslave.model.network import export_onnx
+
+    if folder.exists() and not overwrite:
+        raise ModelError(f"{folder} exists: choose another folder or ask for --overwrite")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    network = network.eval()
+    with TemporaryDirectory(prefix=".geoslave-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name
+        draft.mkdir()
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, draft / "model.safetensors")
+        export_onnx(network, len(spec.bands), draft / "model.onnx")
+        describe(draft, spec, parameters=sum(p.numel() for p in network.parameters()))
+        (draft / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            folder.replace(Path(scratch) / "replaced")
+        draft.replace(folder)
+    return folder
+
+
+def describe(folder: Path, spec: ModelSpec, parameters: int | None = None) -> None:
+    """Write model.json for the weight files in `folder`; also used when only the description changes."""
+    if parameters is None:
+        parameters = _read_item(folder)["properties"]["mlm:total_parameters"]
+    text = json.dumps(_stac_item(folder, spec, parameters), indent=2, ensure_ascii=False)
+    draft = folder / ".model.json.tmp"
+    draft.write_text(text + "\n", encoding="utf-8")
+    draft.replace(folder / "model.json")
+
+
+def copy_package(package: ModelPackage, folder: Path) -> None:
+    """Copy a checked package to another folder."""
+    shutil.copytree(package.folder, folder)
+
+
+def _find(name_or_folder: str | Path) -> Path:
+    asked = Path(name_or_folder)
+    if (asked / "model.json").is_file():
+        return asked
+    for folder in model_folders():
+        if len(asked.parts) == 1 and (folder / asked / "model.json").is_file():
+            return folder / asked
+    names = ", ".join(path.name for path in list_packages()) or "none"
+    if asked.exists():
+        raise ModelError(f"{asked} is no model package: it holds no model.json; models known by name: {names}")
+    raise ModelError(
+        f"no model '{name_or_folder}': it is neither a folder nor one of the known models ({names}); see  geoslave models list"
+    )
+
+
+def _read_item(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(item["properties"], dict):
+            raise TypeError("its 'properties' is no object")
+        return item
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read as a model description ({error}): fetch the model again") from error
+
+
+def _read_spec(folder: Path, item: dict[str, Any]) -> ModelSpec:
+    raw = item["properties"].get("geoslave:spec")
+    if not isinstance(raw, dict):
+        raise ModelError(f"{folder / 'model.json'} has no 'geoslave:spec': it was not written by geoslave")
+    if raw.get("format", 0) > FORMAT:
+        raise ModelError(
+            f"{folder} was made by a newer geoslave (format {raw['format']}, this one reads {FORMAT}): update geoslave"
+        )
+    try:
+        return ModelSpec.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        raise ModelError(f"{folder / 'model.json'} is not valid: {where}: {first['msg']}") from error
+
+
+def _recorded_hash(folder: Path, item: dict[str, Any], key: str) -> str:
+    try:
+        recorded = item["assets"][key]["file:checksum"]
+    except (KeyError, TypeError):
+        raise ModelError(f"{folder / 'model.json'} records no hash for '{key}': fetch the model again") from None
+    return str(recorded).removeprefix(_SHA256_MULTIHASH)
+
+
+def _verify(path: Path, recorded: str) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: fetch the model again")
+    if sha256(path) != recorded:
+        raise ModelError(f"{path} is not the file its model.json describes (hash differs): fetch the model again")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM_SCHEMA, FILE_SCHEMA],
+        "id": spec.name,
+        "geometry": None,
+        "properties": {
+            "datetime": f"{spec.created or date(1970, 1, 1)}T00:00:00Z",
+            "title": spec.title,
+            "license": spec.licence,
+            "version": spec.version,
+            **_mlm_properties(spec, parameters),
+            "geoslave:version": __version__,
+            "geoslave:spec": spec.model_dump(mode="json"),
+        },
+        "links": [],
+        "assets": {
+            "weights": _asset(folder / "model.safetensors", "application/octet-stream", "safetensors.torch.save_file"),
+            "onnx": _asset(
+                folder / "model.onnx", "application/octet-stream; framework=onnx; profile=onnx", "torch.onnx.export"
+            ),
+        },
+    }
+
+
+def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
+    size = spec.tile + 2 * spec.halo
+    bands = [{"name": band} for band in spec.bands]
+    axes = ["batch", "channel", "height", "width"]
+    return {
+        "mlm:name": spec.name,
+        "mlm:architecture": str(spec.architecture.get("name", "U-Net")),
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:framework": "ONNX",
+        "mlm:total_parameters": parameters,
+        "mlm:pretrained": False,
+        "mlm:hyperparameters": spec.architecture,
+        "mlm:input": [
+            {
+                "name": "scaled imagery",
+                "bands": bands,
+                "input": {"shape": [-1, len(bands), size, size], "dim_order": axes, "data_type": "float32"},
+                "description": f"scaled by scene percentiles {spec.scaling.percentiles}, GSD {spec.gsd_m} m",
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "scores",
+                "tasks": ["semantic-segmentation"],
+                "result": {
+                    "shape": [-1, len(spec.classes), size, size],
+                    "dim_order": axes,
+                    "data_type": "float32",
+                },
+                "classification:classes": [
+                    {"value": index, "name": name} for index, name in enumerate(spec.classes, start=1)
+                ],
+            }
+        ],
+    }
+
+
+def _asset(path: Path, media_type: str, artifact: str) -> dict[str, Any]:
+    return {
+        "href": f"./{path.name}",
+        "type": media_type,
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": artifact,
+        "file:checksum": _SHA256_MULTIHASH + sha256(path),
+        "file:size": path.stat().st_size,
+    }

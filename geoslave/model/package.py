@@ -238,7 +238,8 @@ def _find(name_or_folder: str | Path) -> Path:
     if asked.exists():
         raise ModelError(f"{asked} is no model package: it holds no model.json; models known by name: {names}")
     raise ModelError(
-        f"no model '{name_or_folder}': it is neither a folder nor one of the known models ({names}); see  geoslave models list"
+        f"no model '{name_or_folder}': it is neither a folder nor one of the known models ({names}); "
+        "see  geoslave models list"
     )
 
 

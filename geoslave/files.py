@@ -1,0 +1,78 @@
+"""Outputs that are whole or absent: written to a temporary name in the same folder, then moved into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from geoslave.errors import OutputError
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Say early that an output would be overwritten, before hours of work.
+
+    Raises:
+        OutputError: if something stands at `path` and `overwrite` is false, or its folder cannot be made.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: choose another name, or ask for --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {path.parent} cannot be made ({error.strerror}): choose another --out"
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} cannot be written to: choose another --out")
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success it becomes `path`, on any failure it vanishes.
+
+    The temporary name ends as `path` does (some writers choose the format by it). Files that a writer
+    leaves beside it (journals, side-cars of the temporary name) vanish too.
+
+    Raises:
+        OutputError: if `path` exists and `overwrite` is false, or the disk refuses (full, read-only).
+    """
+    refuse_existing(path, overwrite)
+    draft = path.with_name(f".~{uuid4().hex[:8]}-{path.name}")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}): {_next_step(path)}") from error
+    finally:
+        for left in path.parent.glob(f"{draft.name}*"):
+            with suppress(OSError):
+                left.unlink()
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder beside an output, for what is in the making; it vanishes at the end, whatever happens."""
+    folder = beside.parent / f".~{uuid4().hex[:8]}-scratch"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of `folder`."""
+    return shutil.disk_usage(folder).free
+
+
+def _next_step(path: Path) -> str:
+    with suppress(OSError):
+        if free_bytes(path.parent) < 1 << 20:
+            return "the disk is full: free some space or choose another --out"
+    return "choose another --out"

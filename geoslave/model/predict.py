@@ -6,7 +6,9 @@ not depend on where chips fall. Reading and writing run in threads of their own 
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,9 +179,10 @@ def usable_cores() -> int:
 
 
 def _has_gpu() -> bool:
-    try:
-        import torch
-    except ImportError:
+    # importing torch takes seconds: not on machines without a driver
+    if shutil.which("nvidia-smi") is None or importlib.util.find_spec("torch") is None:
         return False
+    import torch
+
     cuda: Any = torch.cuda
     return bool(cuda.is_available())

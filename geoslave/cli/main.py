@@ -1,0 +1,114 @@
+"""`geoslave`: the commands, and how they fail."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
+import click
+
+from geoslave import __version__
+from geoslave.cli.common import example
+from geoslave.errors import GeoslaveError
+
+COMMANDS = {
+    "demo": "Show the whole path on a rendered scene, with nothing to download.",
+    "chip": "Cut a scene into georeferenced chips with an index.",
+    "train": "Train a model from a configuration file.",
+    "detect": "Find sites in scenes and write them as a layer.",
+    "evaluate": "Measure a model against labelled sites.",
+    "export": "Convert a layer of detections, filtered by confidence.",
+    "models": "List the models and show their cards.",
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command when it is used: `geoslave --help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"geoslave.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=example("geoslave demo", "geoslave detect scene.tif --model kiln-s2 --out kilns.gpkg"),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__)
+def cli() -> None:
+    """Find and map sites linked to modern slavery in satellite imagery.
+
+    A detection is an indicator of a kind of site, never evidence of a crime.
+    """
+
+
+def main() -> None:
+    """Entry point: one line for every error, status 0, 1 (failed) or 2 (bad usage)."""
+    _keep_libraries_quiet()
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        answer = cli.main(arguments, prog_name="geoslave", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("stopped: what was in the making has been removed, finished files are whole")
+    except GeoslaveError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except MemoryError:
+        return _fail("out of memory: close other programs or use fewer --threads")
+    except Exception as error:
+        if os.environ.get("GEOSLAVE_DEBUG"):
+            raise
+        return _fail(
+            f"this should not happen ({type(error).__name__}: {' '.join(str(error).split())}): "
+            "please report it, with what GEOSLAVE_DEBUG=1 prints"
+        )
+    return answer if isinstance(answer, int) else 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+    return 1
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _keep_libraries_quiet() -> None:
+    """What libraries log or warn about is either an error, which we raise, or nothing a user can act on."""
+    for name in ("rasterio", "pyogrio", "fiona", "onnxruntime", "torch", "shapely"):
+        logger: Any = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    if not os.environ.get("GEOSLAVE_DEBUG"):
+        warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    main()

@@ -618,8 +618,8 @@ def _interpolation(length: int, knots: int, size: float, phase: float) -> Floats
     """Weights [length, knots] that interpolate smoothly between knots `size` apart."""
     position = np.arange(length, dtype=np.float32) / np.float32(size) + np.float32(phase)
     left = np.floor(position).astype(int)
-    part = position - left
-    part *= part * (3 - 2 * part)
+    part: Floats = (position - left).astype(np.float32)
+    part = (part * part * (3 - 2 * part)).astype(np.float32)
     weights = np.zeros((length, knots), np.float32)
     weights[np.arange(length), left] = 1 - part
     weights[np.arange(length), left + 1] = part

@@ -1,0 +1,154 @@
+"""Networks: thin over segmentation_models_pytorch.
+
+A network takes scaled imagery [batch, band, y, x] and gives logits [batch, class, y, x] on the same
+grid. Weights start from scratch; nothing is downloaded.
+
+Small sites need fine feature maps: a kiln is about 10 x 5 pixels of 10 m. So the input can be
+upsampled *inside* the network (`upsample`). With fewer `decoder_channels` than `encoder_depth` the
+U-Net's last and most expensive stages are left out: an input upsampled twice, whose decoder stops
+at half of that, answers on the grid it was given, at a fraction of the cost.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geoslave.errors import MissingExtra, ModelError
+
+
+class Architecture(BaseModel):
+    """What a network is built from; kept in the model package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "Unet"
+    """A network of segmentation_models_pytorch."""
+    encoder: str = "resnet18"
+    """An encoder of it, or of timm with 'tu-' before its name."""
+    encoder_depth: int = Field(default=4, ge=3, le=5)
+    decoder_channels: tuple[int, ...] | None = None
+    """One number a decoder stage, coarse to fine. A Unet may have fewer stages than `encoder_depth`."""
+    upsample: int = Field(default=1, ge=1, le=8)
+    """The input is enlarged this many times inside the network; scores come back on the input's grid."""
+    extra: dict[str, Any] = {}
+    """Further arguments of the network's constructor."""
+
+
+class GridNetwork(nn.Module):
+    """A network whose output lies on its input's grid."""
+
+    def __init__(self, body: nn.Module, upsample: int, coarser: int) -> None:
+        """
+        Args:
+            body: from imagery [batch, band, y, x] to logits at 1 / `coarser` of its resolution.
+            upsample: how many times the input is enlarged before it enters the body.
+        """
+        super().__init__()
+        self.body = body
+        self.upsample = upsample
+        self.coarser = coarser
+
+    def forward(self, imagery: Tensor) -> Tensor:
+        """Logits [batch, class, y, x] of scaled imagery [batch, band, y, x]."""
+        if self.upsample > 1:
+            imagery = functional.interpolate(
+                imagery, scale_factor=float(self.upsample), mode="bilinear", align_corners=False
+            )
+        logits: Tensor = self.body(imagery)
+        if self.upsample > self.coarser:
+            logits = functional.avg_pool2d(logits, self.upsample // self.coarser)
+        elif self.upsample < self.coarser:
+            factor = self.coarser / self.upsample
+            logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+        return logits
+
+
+def build_network(architecture: Architecture, n_bands: int, n_classes: int) -> GridNetwork:
+    """A network with fresh weights (seed torch beforehand to have the same ones again).
+
+    Raises:
+        ModelError: if segmentation_models_pytorch does not know it or its parts do not fit.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError:
+        raise MissingExtra("building a network", "train") from None
+
+    channels = architecture.decoder_channels
+    stages = architecture.encoder_depth if channels is None else len(channels)
+    arguments: dict[str, Any] = {"encoder_depth": architecture.encoder_depth, **architecture.extra}
+    if channels is not None:
+        # the stages to leave out are built as thin as can be and then removed
+        arguments["decoder_channels"] = (*channels, *(8,) * (architecture.encoder_depth - stages))
+    try:
+        body = smp.create_model(
+            architecture.name, architecture.encoder, None, in_channels=n_bands, classes=n_classes, **arguments
+        )
+        if stages < architecture.encoder_depth:
+            _leave_out_stages(body, architecture, n_classes)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"architecture {architecture.name} with encoder {architecture.encoder} cannot be built ({error}): "
+            "change 'architecture' in the configuration"
+        ) from error
+    coarser = 2 ** (architecture.encoder_depth - stages)
+    if max(coarser, architecture.upsample) % min(coarser, architecture.upsample):
+        raise ModelError(
+            f"upsample {architecture.upsample} does not fit {stages} decoder stages, which answer at 1/{coarser}: "
+            "use a power of two"
+        )
+    return GridNetwork(body, architecture.upsample, coarser)
+
+
+def stride(architecture: Architecture) -> int:
+    """Input sides must be multiples of this many pixels; scores move with shifts by multiples of it."""
+    coarsest: int = 2**architecture.encoder_depth
+    return max(1, -(-coarsest // architecture.upsample))
+
+
+def export_onnx(network: nn.Module, n_bands: int, path: Path) -> None:
+    """Write a network as an ONNX graph from 'imagery' to 'scores' in [0, 1]; batch, y and x are free.
+
+    Opset 17; the graph is checked by onnx before it is kept.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra("writing ONNX", "train") from None
+
+    scored = nn.Sequential(network, nn.Sigmoid()).eval().cpu().float()
+    example = torch.zeros(2, n_bands, 64, 96)
+    free = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings(), torch.no_grad():
+        # the tracing exporter is deprecated, but the only one here that folds and needs no extra package
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            scored,
+            (example,),
+            str(path),
+            input_names=["imagery"],
+            output_names=["scores"],
+            dynamic_axes={"imagery": free, "scores": free},
+            opset_version=17,
+            dynamo=False,
+        )
+    onnx.checker.check_model(str(path))
+
+
+def _leave_out_stages(body: nn.Module, architecture: Architecture, n_classes: int) -> None:
+    """Cut a Unet's decoder after the stages asked for and give it a new head."""
+    from segmentation_models_pytorch.base import SegmentationHead
+
+    channels = architecture.decoder_channels
+    if architecture.name.lower() != "unet" or not channels:
+        raise ValueError("only Unet can do with fewer decoder_channels than encoder_depth")
+    decoder: Any = body.decoder
+    decoder.blocks = decoder.blocks[: len(channels)]
+    body.segmentation_head = SegmentationHead(channels[-1], n_classes, kernel_size=3)

@@ -1,0 +1,77 @@
+"""Networks answer on their input's grid, and their ONNX graph says the same at any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("segmentation_models_pytorch")
+ort = pytest.importorskip("onnxruntime")
+
+from geoslave.errors import ModelError  # noqa: E402
+from geoslave.model.network import Architecture, build_network, export_onnx, stride  # noqa: E402
+
+THIN = Architecture(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
+LIGHT = Architecture(encoder="tu-regnetx_002", encoder_depth=4, decoder_channels=(24, 16, 8), upsample=2)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pixels"),
+    [
+        (THIN, 8),
+        (LIGHT, 8),
+        (THIN.model_copy(update={"upsample": 4}), 2),
+        (Architecture(encoder_depth=3, decoder_channels=(16, 8)), 8),
+        (Architecture(name="FPN", encoder_depth=5), 32),
+    ],
+)
+def test_output_lies_on_the_input_grid(architecture: Architecture, pixels: int) -> None:
+    assert stride(architecture) == pixels
+    network = build_network(architecture, n_bands=4, n_classes=2).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 4, 64, 96)).shape == (1, 2, 64, 96)
+
+
+@pytest.mark.parametrize("architecture", [THIN, LIGHT])
+def test_onnx_agrees_with_torch_at_any_size(architecture: Architecture, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, n_bands=3, n_classes=1)
+    network(torch.randn(4, 3, 64, 64))  # norms that are not the identity
+    network.eval()
+    path = tmp_path / "model.onnx"
+    export_onnx(network, 3, path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for shape in ((1, 3, 64, 64), (3, 3, 120, 200)):
+        imagery = torch.randn(*shape)
+        with torch.no_grad():
+            expected = torch.sigmoid(network(imagery)).numpy()
+        (scores,) = session.run(["scores"], {"imagery": imagery.numpy()})
+        np.testing.assert_allclose(scores, expected, atol=2e-4)
+
+
+def test_shifts_by_the_stride_move_the_scores() -> None:
+    torch.manual_seed(1)
+    network = build_network(LIGHT, n_bands=3, n_classes=1).eval()
+    imagery = torch.randn(1, 3, 200, 200)
+    step, inside = stride(LIGHT), slice(72, 120)
+    with torch.no_grad():
+        here = network(imagery)[..., inside, inside]
+        there = network(imagery[..., step:, step:])[..., 72 - step : 120 - step, 72 - step : 120 - step]
+    assert (here - there).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"encoder": "no_such_encoder"},
+        {"name": "NoSuchNet"},
+        {"name": "FPN", "encoder_depth": 4, "decoder_channels": (16, 8)},
+        {"encoder_depth": 4, "decoder_channels": (16, 8, 8), "upsample": 3},
+    ],
+)
+def test_what_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"architecture|upsample"):
+        build_network(Architecture.model_validate(wrong), 3, 1)

@@ -34,7 +34,8 @@ def areas_m2(shapes: Shapes, crs: Any) -> NDArray[np.float64]:
     size = np.empty(len(rings))
     for i, (start, end) in enumerate(zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if len(rings) else ()):
         size[i] = abs(geod.polygon_area_perimeter(xy[start:end, 0], xy[start:end, 1])[0])
-    return np.bincount(part_of[ring_of], weights=np.where(hole, -size, size), minlength=len(shapes))
+    signed = np.where(hole, -size, size)
+    return np.bincount(part_of[ring_of], weights=signed, minlength=len(shapes)).astype(np.float64)
 
 
 def sides_m(shapes: Shapes, crs: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,421 @@
+"""Detections in the formats people use; and several scenes as one layer.
+
+A file appears under its final name only when it is complete: everything is written in a temporary
+folder beside it, which goes away whatever happens (a GeoPackage's journal with it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from geoslave.detections import measure, qgis, schema
+from geoslave.errors import GeoslaveError, OutputError
+from geoslave.targets import Target
+
+LAYER = "detections"
+FORMATS = {
+    ".geojson": "GeoJSON: longitude and latitude, for web maps and sharing",
+    ".gpkg": "GeoPackage: the scene's own CRS, opens in QGIS with its style",
+    ".fgb": "FlatGeobuf: fast to read, also over the network",
+    ".parquet": "GeoParquet: for tables and notebooks",
+}
+_EPOCH = "1970-01-01T00:00:00.000Z"
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> Path:
+    """Make sure, before hours of work, that detections can be written to `path`.
+
+    Raises:
+        OutputError: if the ending is unknown, the folder is missing, or a file is there already.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"{path}: the ending chooses the format, use one of {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} is not there: make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {path.parent} cannot be written to: choose another")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} is there already: choose another name, or overwrite it with --overwrite")
+    for log in (path.with_name(path.name + "-wal"), path.with_name(path.name + "-journal")):
+        # A new file beside the old one's log would be damaged by it.
+        if log.exists() and log.stat().st_size:
+            raise OutputError(f"{path} is open in another program ({log.name} is there): close it there first")
+    return path
+
+
+def write_detections(
+    detections: gpd.GeoDataFrame, path: str | Path, *, provenance: Mapping[str, Any], overwrite: bool = False
+) -> Path:
+    """Write a detections table; the ending of `path` chooses the format (see FORMATS).
+
+    The same table and provenance give the same bytes. Local paths and names of users are taken out
+    of the provenance. GeoJSON and FlatGeobuf get a QGIS style beside them, unless one is there.
+
+    Raises:
+        GeoslaveError: if the table is not a detections table, or is of another planet and GeoJSON is asked for.
+        OutputError: if the file is there already or cannot be written; then nothing is left behind.
+    """
+    path = check_output(path, overwrite)
+    schema.validate(detections)
+    table = schema.sort(detections)
+    table = table[[*[c for c in table.columns if c != "geometry"], "geometry"]]
+    table.attrs = {}
+    notes = {"statement": schema.STATEMENT, **clean_provenance(provenance)}
+    write = {".geojson": _geojson, ".gpkg": _gpkg, ".fgb": _fgb, ".parquet": _parquet}[path.suffix.lower()]
+    with _appearing(path) as temporary:
+        write(table, temporary, notes)
+        _check_complete(temporary, len(table))
+        if path.suffix.lower() in (".geojson", ".fgb"):
+            _write_style(table, path, temporary.parent)
+    return path
+
+
+def write_style_beside(path: str | Path, columns: Sequence[str] = (), overwrite: bool = False) -> Path:
+    """Write `NAME.qml` beside a layer, which QGIS loads with it; one that is there stays unless `overwrite`."""
+    style = Path(path).with_suffix(".qml")
+    if overwrite or not style.exists():
+        with _appearing(style) as temporary:
+            temporary.write_text(qgis.detections_qml(columns), encoding="utf-8")
+    return style
+
+
+def read_detections(path: str | Path) -> gpd.GeoDataFrame:
+    """Read a detections table from any of the four formats.
+
+    Raises:
+        GeoslaveError: if the file is missing, cannot be read, or holds something else.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise GeoslaveError(f"{path}: not a detections file, its ending must be one of {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise GeoslaveError(f"{path} is not there: check the name")
+    try:
+        if suffix == ".parquet":
+            table = gpd.read_parquet(path)
+        else:
+            table = pyogrio.read_dataframe(path, layer=LAYER if suffix == ".gpkg" else None)
+    except Exception as error:  # every reader has its own errors
+        raise GeoslaveError(f"{path} cannot be read as detections: {error}") from error
+    if isinstance(table, gpd.GeoDataFrame) and not len(table):
+        return schema.empty(table.crs or "EPSG:4326")
+    if not isinstance(table, gpd.GeoDataFrame):
+        raise GeoslaveError(f"{path} holds no geometry: it is not a detections file")
+    if table.active_geometry_name != "geometry":
+        table = table.rename_geometry("geometry")
+    table = _restore_types(table)
+    try:
+        schema.validate(table)
+    except GeoslaveError as error:
+        raise GeoslaveError(f"{path} is not a detections file: {error}") from error
+    return schema.sort(table)
+
+
+def filter_detections(detections: gpd.GeoDataFrame, min_confidence: float) -> gpd.GeoDataFrame:
+    """The detections with at least this confidence."""
+    return detections[detections["confidence"] >= min_confidence].reset_index(drop=True)
+
+
+def combine(tables: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+    """Detections of several scenes as one table: in their CRS if they share one, else in EPSG:4326.
+
+    What has the same id (same place, class and day) is one detection: the most confident stays.
+
+    Raises:
+        GeoslaveError: if there is no table, or scenes of another planet would have to be mixed.
+    """
+    if not tables:
+        raise GeoslaveError("there are no detections to combine: give at least one table")
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return schema.empty(tables[0].crs)
+    crs = filled[0].crs
+    if any(table.crs != crs for table in filled):
+        crs = "EPSG:4326"
+        filled = [
+            table.set_geometry(gpd.GeoSeries(measure.to_wgs84(table.geometry.to_numpy(), table.crs), table.index, crs))
+            for table in filled
+        ]
+    table = schema.sort(gpd.GeoDataFrame(pd.concat(filled, ignore_index=True), geometry="geometry", crs=crs))
+    return table.drop_duplicates("detection_id").reset_index(drop=True)
+
+
+def merge_overlapping(detections: gpd.GeoDataFrame, merge_distance_m: float | Target) -> gpd.GeoDataFrame:
+    """Keep one detection of each site that several scenes show.
+
+    Two detections are of one site if they have the same class, come from different scenes, and
+    overlap (intersection at least a tenth of their union, or half of the smaller one) or have their
+    middles within `merge_distance_m`. What is whole goes before what is cut by an edge, then the most
+    confident stays. Neighbours within one scene are never merged.
+    """
+    distance = merge_distance_m.merge_distance_m if isinstance(merge_distance_m, Target) else merge_distance_m
+    scenes = pd.factorize(detections["scene_id"])[0]
+    if len(detections) < 2 or scenes.max() == 0:
+        return schema.sort(detections)
+    first, second = _same_place(detections, distance)
+    classes = pd.factorize(detections["class_name"])[0]
+    alike = (scenes[first] != scenes[second]) & (classes[first] == classes[second])
+    rank = np.empty(len(detections), int)
+    order = np.lexsort((detections["detection_id"], -detections["confidence"], detections["truncated"]))
+    rank[order] = np.arange(len(order))
+    better = np.where(rank[first] < rank[second], first, second)[alike]
+    worse = np.where(rank[first] < rank[second], second, first)[alike]
+    kept = np.ones(len(detections), bool)
+    for i in np.argsort(rank[better], kind="stable"):
+        if kept[better[i]]:
+            kept[worse[i]] = False
+    return schema.sort(detections[kept])
+
+
+def clean_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance without what tells of the person or the machine: paths become file names, user and host go."""
+    return {key: _clean(value) for key, value in provenance.items() if str(key).lower() not in _PRIVATE}
+
+
+_PRIVATE = {"user", "username", "user_name", "login", "host", "hostname", "home", "cwd", "working_directory", "email"}
+_LOCAL_PATH = re.compile(
+    r"""(?<![^\s'"=,;(\[])(?:file://)?(?:[A-Za-z]:[\\/]|[\\/]|~[^\s\\/]*[\\/])(?=\S)[^\s'",;)\]]*"""
+)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return clean_provenance(value)
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return Path(value).name
+    if isinstance(value, str):
+        if re.match(r"(?:file://|[A-Za-z]:[\\/]|[\\/]|~)", value):  # one path, which may hold spaces
+            return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+        return _LOCAL_PATH.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], value)
+    if isinstance(value, (bool, int, float, type(None))):
+        return value
+    return str(value)
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A temporary path of the same name; what is there at the end appears beside and under `path` at once."""
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield folder / path.name
+        for made in sorted(folder.iterdir(), key=lambda p: p.name != path.name):
+            with made.open("rb+") as file:
+                os.fsync(file.fileno())
+            made.replace(path.parent / made.name)
+    except (
+        OSError,
+        sqlite3.Error,
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        MemoryError,
+    ) as error:
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no memory"
+        raise OutputError(f"{path} cannot be written ({cause}): free some space, or choose another place") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_complete(path: Path, n: int) -> None:
+    """GDAL can meet a full disk without a word: count what is on it."""
+    if path.suffix == ".geojson":
+        return  # written by us, every error seen
+    if path.suffix == ".parquet":
+        found = pq.read_metadata(path).num_rows
+    else:
+        found = pyogrio.read_info(path, layer=LAYER, force_feature_count=True)["features"]
+    if found != n:
+        raise OSError(f"{found} of {n} detections arrived")
+
+
+def _write_style(table: gpd.GeoDataFrame, path: Path, folder: Path) -> None:
+    if not path.with_suffix(".qml").exists():
+        style = (folder / path.name).with_suffix(".qml")
+        style.write_text(qgis.detections_qml([c for c in table.columns if c != "geometry"]), encoding="utf-8")
+
+
+def _geojson(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
+    """RFC 7946, one feature on a line."""
+    shapes = shapely.orient_polygons(measure.to_wgs84(table.geometry.to_numpy(), table.crs))
+    rows = _plain_rows(table)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        head = json.dumps({"type": "FeatureCollection", "name": LAYER, "geoslave": notes}, ensure_ascii=False)
+        file.write(head[:-1] + ', "features": [')
+        for i, (row, shape) in enumerate(zip(rows, shapes, strict=True)):
+            _write_feature(file, row, shape, ",\n" if i else "\n")
+        file.write("\n]}\n")
+
+
+def _write_feature(file: TextIO, row: dict[str, Any], shape: Any, before: str) -> None:
+    if shape.geom_type == "Polygon":
+        geometry = {"type": "Polygon", "coordinates": _rings(shape)}
+    else:
+        geometry = {"type": "MultiPolygon", "coordinates": [_rings(part) for part in shape.geoms]}
+    feature = {"type": "Feature", "id": row["detection_id"], "properties": row, "geometry": geometry}
+    file.write(before + json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def _rings(polygon: shapely.Polygon) -> list[list[list[float]]]:
+    """Coordinates with seven decimals (a centimetre); adding 0 makes -0.0 to 0.0."""
+    rings = [polygon.exterior, *polygon.interiors]
+    return [(shapely.get_coordinates(ring).round(7) + 0.0).tolist() for ring in rings]
+
+
+def _plain_rows(table: gpd.GeoDataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON knows them: what is missing, or no finite number, becomes null."""
+    columns = [c for c in table.columns if c != "geometry"]
+    values = [[_plain(value) for value in table[c].tolist()] for c in columns]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _gpkg(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
+    created = _timestamp(notes)
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": created})
+    try:
+        _write_ogr(
+            table,
+            path,
+            "GPKG",
+            dataset_options={"VERSION": "1.2"},  # QGIS in Debian 12 warns at newer ones
+            layer_options={"GEOMETRY_NAME": "geom", "DESCRIPTION": schema.STATEMENT},
+        )
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    database = sqlite3.connect(path)
+    try:
+        with database:
+            _add_style(database, qgis.detections_qml(["fid", *[c for c in table.columns if c != "geometry"]]), created)
+            _add_provenance(database, notes, created)
+    finally:
+        database.close()
+
+
+def _fgb(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
+    options = {"SPATIAL_INDEX": "YES", "TEMPORARY_DIR": str(path.parent), "DESCRIPTION": json.dumps(notes)}
+    _write_ogr(table, path, "FlatGeobuf", layer_options=options)
+
+
+def _write_ogr(table: gpd.GeoDataFrame, path: Path, driver: str, **options: Any) -> None:
+    multi = (table.geometry.geom_type == "MultiPolygon").any()
+    pyogrio.write_dataframe(
+        table.assign(date=table["date"].astype("str").where(table["date"].notna(), None)),
+        path,
+        layer=LAYER,
+        driver=driver,
+        geometry_type="MultiPolygon" if multi else "Polygon",
+        promote_to_multi=bool(multi),
+        **options,
+    )
+
+
+def _add_style(database: sqlite3.Connection, qml: str, created: str) -> None:
+    """The table QGIS itself writes; catalog and schema must be '' and not NULL."""
+    database.execute(
+        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
+        "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
+        "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
+        "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+    )
+    database.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
+        "styleQML, styleSLD, useAsDefault, description, owner, update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, "
+        "'Detections graded by confidence', '', ?)",
+        (LAYER, "confidence", qml, created),
+    )
+    _list_table(database, "layer_styles", created)
+
+
+def _add_provenance(database: sqlite3.Connection, notes: dict[str, Any], created: str) -> None:
+    database.execute("CREATE TABLE geoslave_provenance (id INTEGER PRIMARY KEY NOT NULL, key TEXT, value TEXT)")
+    rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in notes.items()]
+    database.executemany("INSERT INTO geoslave_provenance (key, value) VALUES (?, ?)", rows)
+    _list_table(database, "geoslave_provenance", created)
+
+
+def _list_table(database: sqlite3.Connection, name: str, created: str) -> None:
+    database.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id) "
+        "VALUES (?, 'attributes', ?, '', ?, 0)",
+        (name, name, created),
+    )
+
+
+def _timestamp(notes: dict[str, Any]) -> str:
+    """The provenance's `created` as a GeoPackage writes it, else a fixed one: the clock would change the bytes."""
+    try:
+        stamp = pd.Timestamp(notes["created"])
+        stamp = stamp.tz_localize("UTC") if stamp.tz is None else stamp.tz_convert("UTC")
+        return str(stamp.strftime("%Y-%m-%dT%H:%M:%S.")) + f"{stamp.microsecond // 1000:03d}Z"
+    except (KeyError, ValueError, TypeError):
+        return _EPOCH
+
+
+def _parquet(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
+    table.to_parquet(path, index=False, compression="zstd", schema_version="1.1.0")
+    content = pq.read_table(path)
+    noted = {**(content.schema.metadata or {}), b"geoslave": json.dumps(notes).encode()}
+    pq.write_table(content.replace_schema_metadata(noted), path, compression="zstd")
+
+
+def _restore_types(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Undo what formats do to types: flags as numbers, days as timestamps, whole numbers for floats."""
+    table = table.drop(columns=[c for c in ("id", "fid") if c in table.columns])
+    for name, column in schema.COLUMNS.items():
+        if name not in table.columns:
+            continue
+        if column.kind == "number" and pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].astype(float)
+        elif column.kind == "flag":
+            table[name] = table[name].astype(bool)
+        elif column.kind == "date":
+            days = table[name]
+            text = days.dt.strftime("%Y-%m-%d") if pd.api.types.is_datetime64_any_dtype(days) else days
+            table[name] = pd.Series([None if pd.isna(day) else str(day) for day in text], table.index, dtype="object")
+    return table
+
+
+def _same_place(detections: gpd.GeoDataFrame, distance_m: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of rows (first < second) that overlap or have their middles within a distance."""
+    shapes = detections.geometry.to_numpy()
+    middles = measure.cartesian_points(shapely.centroid(shapes), detections.crs)
+    near = cKDTree(middles).query_pairs(distance_m, output_type="ndarray")
+    a, b = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    a, b = a[a < b], b[a < b]
+    common = shapely.area(shapely.intersection(shapes[a], shapes[b]))
+    area = shapely.area(shapes)
+    smaller = np.minimum(area[a], area[b])
+    overlap = (common >= 0.1 * (area[a] + area[b] - common)) | (common >= 0.5 * smaller)
+    pairs = np.unique(np.concatenate([near, np.column_stack([a, b])[overlap]]), axis=0).astype(np.intp)
+    return pairs[:, 0], pairs[:, 1]

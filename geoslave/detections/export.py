@@ -6,6 +6,7 @@ folder beside it, which goes away whatever happens (a GeoPackage's journal with 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import shapely
@@ -191,7 +193,7 @@ def merge_overlapping(detections: gpd.GeoDataFrame, merge_distance_m: float | Ta
 
 def clean_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance without what tells of the person or the machine: paths become file names, user and host go."""
-    return {key: _clean(value) for key, value in provenance.items() if str(key).lower() not in _PRIVATE}
+    return {str(key): _clean(value) for key, value in provenance.items() if str(key).lower() not in _PRIVATE}
 
 
 _PRIVATE = {"user", "username", "user_name", "login", "host", "hostname", "home", "cwd", "working_directory", "email"}
@@ -211,6 +213,10 @@ def _clean(value: Any) -> Any:
         if re.match(r"(?:file://|[A-Za-z]:[\\/]|[\\/]|~)", value):  # one path, which may hold spaces
             return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
         return _LOCAL_PATH.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], value)
+    if isinstance(value, np.generic):
+        return _clean(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
     if isinstance(value, (bool, int, float, type(None))):
         return value
     return str(value)
@@ -305,9 +311,10 @@ def _gpkg(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": created})
     try:
         _write_ogr(
-            table,
+            _with_days(table),
             path,
             "GPKG",
+            use_arrow=True,  # the way to a column of days
             dataset_options={"VERSION": "1.2"},  # QGIS in Debian 12 warns at newer ones
             layer_options={"GEOMETRY_NAME": "geom", "DESCRIPTION": schema.STATEMENT},
         )
@@ -324,20 +331,26 @@ def _gpkg(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
 
 def _fgb(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
     options = {"SPATIAL_INDEX": "YES", "TEMPORARY_DIR": str(path.parent), "DESCRIPTION": json.dumps(notes)}
+    table = table.assign(date=table["date"].astype("object").where(table["date"].notna(), None))
     _write_ogr(table, path, "FlatGeobuf", layer_options=options)
 
 
 def _write_ogr(table: gpd.GeoDataFrame, path: Path, driver: str, **options: Any) -> None:
     multi = (table.geometry.geom_type == "MultiPolygon").any()
+    if multi:  # a layer has one type of geometry
+        parts = [
+            shape if shape.geom_type == "MultiPolygon" else shapely.multipolygons([shape]) for shape in table.geometry
+        ]
+        table = table.set_geometry(gpd.GeoSeries(parts, table.index, table.crs))
     pyogrio.write_dataframe(
-        table.assign(date=table["date"].astype("str").where(table["date"].notna(), None)),
-        path,
-        layer=LAYER,
-        driver=driver,
-        geometry_type="MultiPolygon" if multi else "Polygon",
-        promote_to_multi=bool(multi),
-        **options,
+        table, path, layer=LAYER, driver=driver, geometry_type="MultiPolygon" if multi else "Polygon", **options
     )
+
+
+def _with_days(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Days as days and not as text, for formats that know them: QGIS's temporal controller wants them."""
+    days = [None if pd.isna(day) else datetime.date.fromisoformat(str(day)) for day in table["date"]]
+    return table.assign(date=pd.Series(days, table.index, dtype=pd.ArrowDtype(pa.date32())))
 
 
 def _add_style(database: sqlite3.Connection, qml: str, created: str) -> None:
@@ -383,7 +396,7 @@ def _timestamp(notes: dict[str, Any]) -> str:
 
 
 def _parquet(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
-    table.to_parquet(path, index=False, compression="zstd", schema_version="1.1.0")
+    _with_days(table).to_parquet(path, index=False, compression="zstd", schema_version="1.1.0")
     content = pq.read_table(path)
     noted = {**(content.schema.metadata or {}), b"geoslave": json.dumps(notes).encode()}
     pq.write_table(content.replace_schema_metadata(noted), path, compression="zstd")

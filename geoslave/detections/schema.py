@@ -7,6 +7,7 @@ named here; they must be flat (numbers, text, booleans).
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -119,8 +120,15 @@ def _check_column(name: str, column: Column, values: pd.Series) -> None:
     elif column.kind == "text":
         if not values.map(lambda value: isinstance(value, str) and value != "").all():
             raise GeoslaveError(f"column '{name}' must hold text in every row")
-    elif not values.dropna().astype(str).str.fullmatch(r"\d{4}-\d{2}-\d{2}").all():
+    elif not values.dropna().astype(str).map(_is_day).all():
         raise GeoslaveError(f"column '{name}' must hold days as YYYY-MM-DD, or nothing")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _check_geometry(detections: gpd.GeoDataFrame) -> None:

@@ -93,6 +93,24 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, ending: str) -> N
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_polygons_in_two_parts_and_dates_all_unknown_are_written(tmp_path: Path, ending: str) -> None:
+    detections = kilns().assign(date=None)
+    parts = [shapely.multipolygons([s, shapely.box(0, 0, 5, 5)]) if i else s for i, s in enumerate(detections.geometry)]
+    detections = detections.set_geometry(gpd.GeoSeries(parts, crs=detections.crs))
+    back = export.read_detections(export.write_detections(detections, tmp_path / f"o{ending}", provenance={}))
+    assert same_attributes(back, detections)
+    assert [shapely.get_num_geometries(s) for s in back.geometry] == [1, 2, 2, 2]
+
+
+def test_the_date_is_a_day_where_the_format_has_days(tmp_path: Path) -> None:
+    path = export.write_detections(kilns(), tmp_path / "o.gpkg", provenance={})
+    info = pyogrio.read_info(path, layer="detections")
+    assert dict(zip(info["fields"], info["ogr_types"], strict=True))["date"] == "OFTDate"
+    path = export.write_detections(kilns(), tmp_path / "o.parquet", provenance={})
+    assert str(pq.read_schema(path).field("date").type) == "date32[day]"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_nothing_found_is_a_valid_file(tmp_path: Path, ending: str) -> None:
     path = export.write_detections(schema.empty("EPSG:32643"), tmp_path / f"out{ending}", provenance={})
     back = export.read_detections(path)

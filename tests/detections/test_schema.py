@@ -60,6 +60,7 @@ def test_a_missing_column_is_named(name: str) -> None:
         ("truncated", ["yes", "no"]),
         ("area_m2", [-1.0, 5.0]),
         ("date", ["2 January 2024", None]),
+        ("date", ["2024-02-30", None]),
     ],
 )
 def test_a_wrong_column_is_named(name: str, values: list[Any]) -> None:

@@ -110,9 +110,10 @@ def label_block(values: NDArray[np.uint8], core: Window, shape: tuple[int, int],
     mask = (values >= low) & ~nodata
     if not mask.any():
         labels = np.broadcast_to(np.int32(0), values.shape)
-        return BlockObjects(_NO_PARTS, _NO_PARTS, _runs(labels, nodata, core, shape), high)
+        return BlockObjects(_NO_PARTS, _NO_PARTS, _runs(labels, 0, nodata, core, shape), high)
     labels, n = ndimage.label(mask)
-    owner, scores = labels[mask], values[mask]
+    inside = np.flatnonzero(mask)
+    owner, scores = labels.ravel()[inside], values.ravel()[inside]
     n_pixels = np.bincount(owner, minlength=n + 1)
     score_sum = np.bincount(owner, weights=scores, minlength=n + 1).astype(np.int64)
     score_max = np.zeros(n + 1, np.uint8)
@@ -125,13 +126,13 @@ def label_block(values: NDArray[np.uint8], core: Window, shape: tuple[int, int],
     n_whole = len(order) - int(on_seam.sum())
     number = np.zeros(n + 1, np.int32)
     number[order] = np.arange(1, len(order) + 1, dtype=np.int32)
-    labels = number[labels]
+    labels.ravel()[inside] = number[owner]
     corners = _corners(labels) + np.array([0, core.row_off, core.col_off, 0], np.int32)
     parts = Parts(n_pixels[order], score_sum[order], score_max[order], truncated[order], corners)
     return BlockObjects(
         _slice(parts, 0, n_whole),
         _slice(parts, n_whole, len(order)),
-        _runs(np.maximum(labels - n_whole, 0), nodata, core, shape),
+        _runs(labels, n_whole, nodata, core, shape),
         high,
     )
 
@@ -323,9 +324,9 @@ def _touching(
 
 
 def _runs(
-    pieces: NDArray[np.int32], nodata: NDArray[np.bool_], core: Window, shape: tuple[int, int]
+    labels: NDArray[np.int32], n_whole: int, nodata: NDArray[np.bool_], core: Window, shape: tuple[int, int]
 ) -> NDArray[np.int32]:
-    """Runs (see BlockObjects.runs) along the inner edges; `pieces` [y, x] is 0 or the piece's number + 1."""
+    """Runs (see BlockObjects.runs) along the inner edges; pieces have labels [y, x] above `n_whole`."""
     top, left, bottom, right = core.row_off, core.col_off, core.row_off + core.height, core.col_off + core.width
     found = []
     for inner, axis, seam, side, along, line in (
@@ -336,7 +337,7 @@ def _runs(
     ):
         if not inner:
             continue
-        code = np.where(nodata[line], -1, pieces[line])
+        code = np.where(nodata[line], -1, np.maximum(labels[line] - n_whole, 0))
         cuts = np.concatenate([[0], np.flatnonzero(np.diff(code)) + 1, [len(code)]])
         what = code[cuts[:-1]]
         start, stop = cuts[:-1][what != 0] + along, cuts[1:][what != 0] + along
@@ -351,7 +352,7 @@ def _corners(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     padded = np.pad(labels, 1)
     mask = (padded > 0).view(np.int8)
     turn = mask[:-1, :-1] - mask[:-1, 1:] - mask[1:, :-1] + mask[1:, 1:]
-    y, x = np.nonzero(turn)
+    y, x = np.nonzero(turn != 0)
     d = turn[y, x].astype(np.int32)
     # Pixels that share a side are of one object, so only two that touch in a corner can be of two.
     upper_left, upper_right = padded[y, x], padded[y, x + 1]

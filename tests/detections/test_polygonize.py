@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -277,3 +278,22 @@ def test_a_scene_without_a_place_is_refused() -> None:
     local = 'ENGCRS["site grid",EDATUM["stake"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
     with pytest.raises(GeoslaveError, match="not tied to the earth"):
         to_detections(objects, GeoBox((20, 20), UTM, local), **NAMES)
+
+
+def test_on_real_imagery_any_blocks_give_the_same_detections(data_dir: Path) -> None:
+    """A mosaic of real chips, their red band taken as scores: outlines as ragged as they come."""
+    chips = sorted((data_dir / "kilns_s2" / "chips").glob("*.tif"))[:30]
+    bands = []
+    for chip in chips:
+        with rasterio.open(chip) as file:
+            bands.append(np.minimum(file.read(1, window=Window(0, 0, 120, 120)), 254))
+    values = np.block([bands[i : i + 6] for i in range(0, 30, 6)])
+    values[300:310, 200:400] = 255
+    low, high = (int(q) for q in np.percentile(values, [80, 95]))
+    tables = []
+    for block in (37, 128, 500, 2048):
+        objects = polygonize(reader(values), values.shape, low, high, block)
+        tables.append(to_detections(objects, GeoBox(values.shape, UTM, "EPSG:32643"), **NAMES))
+        assert as_bytes(objects) == as_bytes(polygonize(reader(values), values.shape, low, high, 720))
+    assert len(tables[0]) > 100 and tables[0]["area_m2"].max() > 37 * 37 * 100, "some are larger than a block"
+    assert all(table.equals(tables[0]) for table in tables)

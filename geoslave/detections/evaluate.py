@@ -252,9 +252,7 @@ def merge_scenes(
 def average_precision(confidence: Floats, hit: NDArray[np.bool_], n_sites: int) -> float | None:
     """Area under the precision envelope, all-point interpolation; None without sites."""
     order = np.argsort(-confidence, kind="stable")
-    ap = _weighted_ap(confidence[order], hit[order], np.ones((1, len(order)), np.float32), np.array([float(n_sites)]))[
-        0
-    ]
+    ap = _weighted_ap(confidence[order], hit[order], np.ones((1, len(order))), np.array([float(n_sites)]))[0]
     return None if np.isnan(ap) else float(ap)
 
 
@@ -395,7 +393,7 @@ def _rates(
     block = outcome.detection_block[order]
 
     point = _ratios(table.sum(axis=1)[:, None])
-    point["average_precision"] = _weighted_ap(confidence, hit, np.ones((1, len(hit)), np.float32), table[2].sum()[None])
+    point["average_precision"] = _weighted_ap(confidence, hit, np.ones((1, len(hit))), table[2].sum()[None])
     rates: dict[str, float | None] = {name: _number(value[0]) for name, value in point.items()}
 
     replicates: dict[str, Floats] = {name: np.zeros(0) for name in point}
@@ -422,7 +420,9 @@ def _ratios(sums: Floats) -> dict[str, Floats]:
         }
 
 
-def _weighted_ap(confidence: Floats, hit: NDArray[np.bool_], weight: NDArray[np.float32], n_sites: Floats) -> Floats:
+def _weighted_ap(
+    confidence: Floats, hit: NDArray[np.bool_], weight: NDArray[np.floating[Any]], n_sites: Floats
+) -> Floats:
     """Average precision for each row of weights.
 
     Args:
@@ -434,13 +434,12 @@ def _weighted_ap(confidence: Floats, hit: NDArray[np.bool_], weight: NDArray[np.
     if not len(confidence):
         return np.where(n_sites > 0, 0.0, np.nan)
     last_of_tie = np.flatnonzero(np.r_[confidence[1:] != confidence[:-1], True])
-    # whole numbers below 2^24 are exact in single precision; beyond, double
-    exact = np.float32 if len(confidence) < 1_000_000 else np.float64
-    found = np.cumsum(weight, axis=1, dtype=exact)[:, last_of_tie]
-    hits = np.cumsum(weight * hit, axis=1, dtype=exact)[:, last_of_tie]
+    # replicates come in single precision, in which whole numbers below 2^24 are exact
+    found = np.cumsum(weight, axis=1)[:, last_of_tie]
+    hits = np.cumsum(weight * hit, axis=1)[:, last_of_tie]
     precision = hits / np.maximum(found, 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    steps = np.diff(hits, axis=1, prepend=exact(0))
+    steps = np.diff(hits, axis=1, prepend=weight.dtype.type(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(n_sites > 0, np.einsum("rk,rk->r", envelope, steps, dtype=np.float64) / n_sites, np.nan)
 

@@ -48,11 +48,12 @@ _PAPER, _INK, _GREY, _RULE = (252, 252, 250), (26, 30, 36), (104, 110, 118), (21
 _NODATA, _HATCH = (226, 226, 222), (205, 205, 200)
 
 _MARGIN = 36
-_NARROWEST = 640  # the page, however narrow the scene
+_NARROWEST = 900  # the page, however narrow the scene
 _SMOOTH = 3  # lines are drawn this much larger and averaged down
 _SMALL = 24  # a site drawn smaller than this many pixels gets a ring
 _RING = 13
 _GAP = 12
+_LEGEND_ROW = 36
 _PERCENTILES = (2.0, 98.0, 99.9)
 _BRIGHT = 0.86  # what the 98th percentile is shown as: sites are often brighter and must not drown in white
 _GAMMA = 0.8  # lifts forest and water, on which the eye would see only black
@@ -547,7 +548,8 @@ def _page(
     small_print = [line for notice in notices for line in _wrapped(notice, 17, width)]
     top = _MARGIN - 6 + max(42 * len(heading) + 28 * len(under), 50) + 14
     legend_top = top + picture.height + 18 + _tile_rows_height(tiles)
-    print_top = legend_top + (46 if layers else 0)
+    legend = _legend(layers, marks, width)
+    print_top = legend_top + (_LEGEND_ROW * (legend[-1][1] + 1) + 10 if legend else 0)
 
     page = Image.new("RGB", (width + 2 * _MARGIN, print_top + 25 * len(small_print) + _MARGIN - 8), _PAPER)
     draw = ImageDraw.Draw(page, "RGBA")
@@ -559,9 +561,9 @@ def _page(
     for k, tile in enumerate(tiles):
         row, column = divmod(k, _tile_columns(tiles))
         across, down = column * (tile.width + _GAP), row * (tile.height + _GAP)
-        _paste(page, tile, left + across, top + picture.height + 18 + down)
-    if layers:
-        _draw_legend(page, layers, marks, legend_top)
+        _paste(page, tile, _MARGIN + across, top + picture.height + 18 + down)
+    for x, row, layer, text in legend:
+        _draw_entry(page, _MARGIN + x, legend_top + 16 + _LEGEND_ROW * row, layer, text)
     _text_lines(draw, small_print, print_top, 17, 25, _GREY)
     return page
 
@@ -592,19 +594,28 @@ def _tile_rows_height(tiles: Sequence[Image.Image]) -> int:
     return rows * (tiles[0].height + _GAP) + 8
 
 
-def _draw_legend(page: Image.Image, layers: Sequence[Layer], marks: Sequence[_Mark], top: int) -> None:
-    """One line: a swatch a layer with its count, then the ramp of confidence."""
-    draw = ImageDraw.Draw(page, "RGBA")
-    font, x, y = _font(19), float(_MARGIN), top + 16
+def _legend(layers: Sequence[Layer], marks: Sequence[_Mark], width: int) -> list[tuple[float, int, Layer, str]]:
+    """(x, row, layer, text) of each entry, in as many rows as they need."""
+    placed: list[tuple[float, int, Layer, str]] = []
+    x, row = 0.0, 0
     for layer in layers:
-        swatch = _swatch(layer.kind)
-        page.paste(swatch, (round(x), round(y - swatch.height / 2)), swatch)
-        count = _count_on_map(layer, layers, marks)
-        text = f"{layer.name} ({count:,})"
-        draw.text((x + swatch.width + 10, y), text, font=font, fill=_INK, anchor="lm")
-        x += swatch.width + 10 + draw.textlength(text, font=font) + 34
-        if layer.kind == "detections":
-            x = _draw_ramp(draw, x - 8, y) + 40
+        text = f"{layer.name} ({_count_on_map(layer, layers, marks):,})"
+        wide = 50 + _font(19).getlength(text) + (300 if layer.kind == "detections" else 0)
+        if x and x + wide > width:
+            x, row = 0.0, row + 1
+        placed.append((x, row, layer, text))
+        x += wide + 34
+    return placed
+
+
+def _draw_entry(page: Image.Image, x: float, y: int, layer: Layer, text: str) -> None:
+    """A swatch with its name and count; for detections also the ramp of confidence."""
+    draw = ImageDraw.Draw(page, "RGBA")
+    swatch = _swatch(layer.kind)
+    page.paste(swatch, (round(x), round(y - swatch.height / 2)), swatch)
+    draw.text((x + 50, y), text, font=_font(19), fill=_INK, anchor="lm")
+    if layer.kind == "detections":
+        _draw_ramp(draw, x + 50 + draw.textlength(text, font=_font(19)) + 26, y)
 
 
 def _count_on_map(layer: Layer, layers: Sequence[Layer], marks: Sequence[_Mark]) -> int:
@@ -627,8 +638,8 @@ def _swatch(kind: Kind) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
-def _draw_ramp(draw: ImageDraw.ImageDraw, x: float, y: float) -> float:
-    """The colours of confidence from 0 to 1; returns where it ends."""
+def _draw_ramp(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    """The colours of confidence from 0 to 1."""
     font, length = _font(17), 150
     draw.text((x, y), "confidence  0", font=font, fill=_GREY, anchor="lm")
     x += draw.textlength("confidence  0", font=font) + 8
@@ -636,7 +647,6 @@ def _draw_ramp(draw: ImageDraw.ImageDraw, x: float, y: float) -> float:
         draw.line((x + step, y - 8, x + step, y + 8), fill=confidence_colour(step / (length - 1)))
     draw.rectangle((x - 1, y - 9, x + length, y + 9), outline=(*_CASING, 120))
     draw.text((x + length + 8, y), "1", font=font, fill=_GREY, anchor="lm")
-    return x + length + 18
 
 
 @cache

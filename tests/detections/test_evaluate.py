@@ -128,6 +128,57 @@ def test_the_real_labels_against_themselves(data_dir) -> None:
     assert 40 < result.area_km2 < 30 * 1.28**2
 
 
+def slowly(found: np.ndarray, sites: np.ndarray, confidence: np.ndarray) -> tuple[int, int, int, float]:
+    """(hits, false alarms, sites, average precision) by the rules, pair by pair, in metres of the scene.
+
+    UTM makes lengths 0.04 % too short in the middle of its zone, where the scene lies.
+    """
+    d, s = (layer([tuple(p) for p in places]).geometry.to_list() for places in (found, sites))
+    edge = SCENE.boundary
+
+    def counts(outline: shapely.Polygon) -> bool:
+        return outline.distance(edge) / 0.9996 > 50 and outline.intersects(SCENE)
+
+    free, steps, hits, false_alarms = set(range(len(s))), [], 0, 0
+    for i in np.argsort(-confidence):
+        choices = []
+        for j in free:
+            iou = d[i].intersection(s[j]).area / d[i].union(s[j]).area
+            away = d[i].representative_point().distance(s[j]) / 0.9996
+            if away <= 50 or iou >= 0.1:
+                choices.append((-iou, away, j))
+        taken = min(choices)[2] if choices else None
+        free.discard(taken)
+        if counts(s[taken] if choices else d[i]):
+            steps.append(bool(choices))
+            hits += bool(choices) and confidence[i] >= 0.4
+            false_alarms += not choices and confidence[i] >= 0.4
+    n = sum(map(counts, s))
+    precision = np.cumsum(steps) / np.arange(1, len(steps) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return hits, false_alarms, n, float((envelope * steps).sum() / n)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_slow_and_plain_evaluation_agrees(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = np.array([(x, y) for x in range(100, 10_000, 140) for y in range(60, 10_000, 70)], float)
+    sites = rng.permutation(cells)[:60] * [1, 0.5] + rng.uniform(-15, 15, (60, 2))
+    found = np.vstack([sites[:40] + rng.normal(0, 35, (40, 2)), rng.uniform(0, 10_000, (20, 2))])
+    confidence = rng.permutation(60) / 60
+    mine = evaluate(
+        layer(found.tolist(), confidence=confidence, scene_id="one"),
+        layer(sites.tolist()),
+        FOOTPRINT,
+        0.4,
+        duplicate_m=0.1,
+        n_replicates=2,
+    )
+    hits, false_alarms, n, ap = slowly(found, sites, confidence)
+    assert (mine.n_hits, mine.n_false_alarms, mine.n_sites) == (hits, false_alarms, n)
+    assert mine.average_precision == pytest.approx(ap, abs=1e-12)
+
+
 def test_the_same_seed_gives_the_same_interval_and_the_answer_is_json() -> None:
     first, second = (run([*GRID[:60], (5_000, 777)], GRID[:80]).to_dict() for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
@@ -137,11 +188,11 @@ def test_the_same_seed_gives_the_same_interval_and_the_answer_is_json() -> None:
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     rng, inside = np.random.default_rng(1), 0
-    for seed in range(100):
+    for seed in range(60):
         good = [p for p in GRID if rng.random() < 0.7]
-        result = run(good, GRID, seed=seed, n_replicates=300)
+        result = run(good, GRID, seed=seed)
         inside += result.recall_low <= 0.7 <= result.recall_high
-    assert inside >= 88
+    assert inside >= 51  # 95 % of 60 are 57; fewer than 51 has a chance below 0.1 %
 
 
 def test_bad_input_is_refused() -> None:

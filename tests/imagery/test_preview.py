@@ -72,9 +72,9 @@ def test_what_was_not_seen_is_hatched() -> None:
     raster = scene()
     raster.pixels[:] = 0
     raster.valid[:, 50:] = False
-    shown = np.asarray(draw_scene(raster, side=800))[MAP_TOP + 20 : MAP_TOP + 780, MARGIN : MARGIN + 800]
-    assert len(np.unique(shown[:, 420:780].reshape(-1, 3), axis=0)) == 2
-    assert shown[:, 20:380].max() < shown[:, 420:780].min()
+    shown = np.asarray(draw_scene(raster, side=1000))[MAP_TOP + 20 : MAP_TOP + 980, MARGIN : MARGIN + 1000]
+    assert len(np.unique(shown[:, 520:980].reshape(-1, 3), axis=0)) == 2
+    assert shown[:, 20:480].max() < shown[:, 520:980].min()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_real_chip_with_its_real_kilns(data_dir: Path) -> None:
     with rasterio.open(data_dir / "kilns_s2" / "chips" / "23.7997_90.0408.tif") as file:
         raster = Raster(file.read(), np.ones(file.shape, bool), GeoBox(file.shape, file.transform, file.crs.to_wkt()))
     kilns = gpd.read_file(data_dir / "kilns_s2" / "kilns.geojson")
-    image = draw_scene(raster, [Layer.truth(kilns), Layer.detections(kilns.assign(confidence=0.8))], side=700)
-    shown = np.asarray(image)[MAP_TOP : MAP_TOP + 690, MARGIN : MARGIN + 700].astype(int)
+    image = draw_scene(raster, [Layer.truth(kilns), Layer.detections(kilns.assign(confidence=0.8))], side=1000)
+    shown = np.asarray(image)[MAP_TOP : MAP_TOP + 980, MARGIN : MARGIN + 1000].astype(int)
     red = (np.abs(shown - confidence_colour(0.8)).max(axis=-1) < 30).sum()
     assert 100 < red < 5_000

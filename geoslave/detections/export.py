@@ -120,7 +120,7 @@ def read_detections(path: str | Path) -> gpd.GeoDataFrame:
         else:
             table = pyogrio.read_dataframe(path, layer=LAYER if suffix == ".gpkg" else None)
     except Exception as error:  # every reader has its own errors
-        raise GeoslaveError(f"{path} cannot be read as detections: {error}") from error
+        raise GeoslaveError(f"{path} cannot be read as detections: {' '.join(str(error).split())}") from error
     if isinstance(table, gpd.GeoDataFrame) and not len(table):
         return schema.empty(table.crs or "EPSG:4326")
     if not isinstance(table, gpd.GeoDataFrame):
@@ -241,6 +241,7 @@ def _appearing(path: Path) -> Iterator[Path]:
         MemoryError,
     ) as error:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no memory"
+        cause = " ".join(cause.split())
         raise OutputError(f"{path} cannot be written ({cause}): free some space, or choose another place") from error
     finally:
         if folder is not None:

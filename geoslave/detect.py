@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from geoslave import __version__
 from geoslave.detections.export import combine, merge_overlapping
-from geoslave.detections.polygonize import polygonize, to_detections
+from geoslave.detections.polygonize import Confidence, polygonize, to_detections
+from geoslave.detections.schema import empty
 from geoslave.errors import GeoslaveError
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.grid import Cell, partition
@@ -72,6 +76,9 @@ class SceneResult:
     notes: tuple[str, ...]
     outside: bool = False
     """The area of interest misses the scene: nothing was looked at."""
+
+
+Statistic = NDArray[np.float64]
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
@@ -185,10 +192,11 @@ def _find(
     """The detections of a scored scene, all classes."""
     spec = package.spec
     high, low = (max(1, round(t * SCORE_STEPS)) for t in _thresholds(spec, request))
+    taken = request.date or scene.date
     layers = []
     progress("outlining", 0, len(spec.classes))
     for band, name in enumerate(spec.classes, start=1):
-        objects = polygonize(lambda window, band=band: file.read(window, band), tuple(scene.geobox.shape), low, high)
+        objects = polygonize(partial(file.read, band=band), tuple(scene.geobox.shape), low, high)
         layers.append(
             to_detections(
                 objects,
@@ -197,13 +205,22 @@ def _find(
                 class_name=name,
                 scene_id=scene.scene_id,
                 model_id=package.model_id,
-                date=request.date or scene.date,
-                confidence=lambda mean, top, _area: spec.confidence.apply(mean, top),
+                date=None if taken is None else taken.isoformat(),
+                confidence=_confidence(spec),
                 calibrated=spec.confidence.calibrated,
             )
         )
         progress("outlining", band, len(spec.classes))
     return combine(layers)
+
+
+def _confidence(spec: ModelSpec) -> Confidence:
+    """The model's confidence as a function of what an object's scores are."""
+
+    def confidence(mean: Statistic, top: Statistic, _area: Statistic) -> Statistic:
+        return spec.confidence.apply(mean, top)
+
+    return confidence
 
 
 def _thresholds(spec: ModelSpec, request: Request) -> tuple[float, float]:
@@ -222,8 +239,6 @@ def _inside(detections: gpd.GeoDataFrame, area: BaseGeometry, scene: Scene) -> g
 
 def _nothing(scene: Scene, package: ModelPackage, request: Request) -> SceneResult:
     """The result for a scene outside the area of interest."""
-    from geoslave.detections.schema import empty
-
     return SceneResult(
         detections=empty(str(scene.geobox.crs)),
         scene_id=scene.scene_id,
@@ -294,13 +309,18 @@ def detect_scenes(
                     scene_id=name,
                     scores=score_map,
                     overwrite=overwrite,
-                    progress=lambda stage, done, total, label=label: progress(label + stage, done, total),
+                    progress=_labelled(progress, label),
                 )
             )
     if all(result.outside for result in results):
         raise GeoslaveError("the area of interest (--aoi) misses every scene: check its CRS and its place")
     layer = combine([result.detections for result in results])
     return merge_overlapping(layer, get_target(package.spec.target)), results
+
+
+def _labelled(progress: Progress, label: str) -> Progress:
+    """The same progress, with the scene's name before each stage."""
+    return lambda stage, done, total: progress(label + stage, done, total)
 
 
 def _scene_ids(paths: Sequence[str]) -> list[str]:

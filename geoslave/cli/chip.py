@@ -59,9 +59,9 @@ def command(
             size=size,
             overlap=overlap,
             labels=known,
-            kind=kind,
+            format=kind,
             scene_id=source.scene_id,
-            bands=source.bands,
+            band_names=source.bands,
             overwrite=overwrite,
             progress=lambda done, total: step("cutting chips", done, total),
         )

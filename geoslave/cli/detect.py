@@ -75,14 +75,12 @@ def command(
     Sites seen in overlapping scenes are reported once.
     """
     from geoslave.detect import Request, detect_scenes, provenance
-    from geoslave.detections.export import check_format, filter_detections, write_detections
-    from geoslave.files import refuse_existing
+    from geoslave.detections.export import check_output, filter_detections, write_detections
     from geoslave.imagery.aoi import read_aoi
     from geoslave.model.package import open_package
     from geoslave.model.predict import load_network
 
-    check_format(out)
-    refuse_existing(out, overwrite)
+    check_output(out, overwrite)
     request = Request(
         numbers=bands,
         crs=crs,

@@ -21,14 +21,14 @@ def command(layer: Path, out: Path, min_confidence: float, overwrite: bool, as_j
     GeoJSON comes in longitude and latitude (RFC 7946); GeoPackage carries a QGIS style.
     """
     from geoslave.detections.export import (
-        check_format,
+        check_output,
         filter_detections,
         read_detections,
         read_provenance,
         write_detections,
     )
 
-    check_format(out)
+    check_output(out, overwrite)
     found = read_detections(layer)
     kept = filter_detections(found, min_confidence)
     origin = {**read_provenance(layer), "min_confidence": min_confidence}

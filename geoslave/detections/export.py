@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 import geopandas as gpd
 import numpy as np
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from numpy.typing import NDArray
+from pyogrio.errors import DataSourceError
 from scipy.spatial import cKDTree
 
 from geoslave.detections import measure, qgis, schema
@@ -133,6 +135,31 @@ def read_detections(path: str | Path) -> gpd.GeoDataFrame:
     except GeoslaveError as error:
         raise GeoslaveError(f"{path} is not a detections file: {error}") from error
     return schema.sort(table)
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Where a layer comes from, as `write_detections` was told; empty for a file that does not say."""
+    path = Path(path)
+    reader = {
+        ".geojson": _geojson_notes,
+        ".gpkg": _gpkg_notes,
+        ".fgb": _fgb_notes,
+        ".parquet": _parquet_notes,
+    }.get(path.suffix.lower())
+    try:
+        notes = reader(path) if reader else {}
+    except (OSError, ValueError, KeyError, sqlite3.Error, DataSourceError, pa.ArrowInvalid):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def write_scores_style(path: str | Path) -> Path:
+    """Write the style of a score map beside it; one that is there stays."""
+    style = Path(path).with_suffix(".qml")
+    if not style.exists():
+        with _appearing(style) as temporary:
+            temporary.write_text(qgis.scores_qml(), encoding="utf-8")
+    return style
 
 
 def filter_detections(detections: gpd.GeoDataFrame, min_confidence: float) -> gpd.GeoDataFrame:
@@ -401,6 +428,36 @@ def _parquet(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None
     content = pq.read_table(path)
     noted = {**(content.schema.metadata or {}), b"geoslave": json.dumps(notes).encode()}
     pq.write_table(content.replace_schema_metadata(noted), path, compression="zstd")
+
+
+def _geojson_notes(path: Path) -> Any:
+    """From the first line, which holds all but the features."""
+    with path.open(encoding="utf-8") as file:
+        return json.loads(file.readline().rstrip() + "]}")["geoslave"]
+
+
+def _gpkg_notes(path: Path) -> Any:
+    database = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
+    try:
+        return {key: _from_text(value) for key, value in database.execute("SELECT key, value FROM geoslave_provenance")}
+    finally:
+        database.close()
+
+
+def _from_text(value: str) -> Any:
+    """Undo `_add_provenance`: words stay words, everything else was JSON."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _fgb_notes(path: Path) -> Any:
+    return json.loads(pyogrio.read_info(path)["layer_metadata"]["DESCRIPTION"])
+
+
+def _parquet_notes(path: Path) -> Any:
+    return json.loads((pq.read_schema(path).metadata or {})[b"geoslave"])
 
 
 def _restore_types(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:

@@ -29,7 +29,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from geoslave.errors import SceneError
+from geoslave.errors import OutputError, SceneError
+from geoslave.files import atomic_file
 from geoslave.imagery.raster import Raster, window_geobox
 from geoslave.imagery.scaling import (
     Radiometry,
@@ -297,7 +298,11 @@ def open_scene(path: str | Path, reading: Reading | None = None) -> Scene:
         validity = _validity(dataset, indexes, reading)
         scene = Scene(stack.pop_all(), dataset, path, geobox, indexes, names, validity)
     if reading.nodata is None and not reading.trust_all:
-        scene.validity = _with_undeclared_fill(scene)
+        try:
+            scene.validity = _with_undeclared_fill(scene)
+        except SceneError:
+            scene.close()
+            raise
     return scene
 
 
@@ -533,3 +538,45 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def geotiff_profile(geobox: GeoBox, dtype: Any, count: int) -> dict[str, Any]:
+    """Creation options of a GeoTIFF for this grid: tiled, deflated, with the predictor its type wants."""
+    rows, cols = geobox.shape
+    return {
+        "driver": "GTiff",
+        "width": cols,
+        "height": rows,
+        "count": count,
+        "dtype": dtype,
+        "crs": geobox.crs.to_wkt(),
+        "transform": geobox.affine,
+        "tiled": True,
+        "blockxsize": min(256, -(-cols // 16) * 16),
+        "blockysize": min(256, -(-rows // 16) * 16),
+        "compress": "deflate",
+        "predictor": {"i": 2, "u": 2, "f": 3}.get(np.dtype(dtype).kind, 1),
+        "bigtiff": "IF_SAFER",
+    }
+
+
+def write_geotiff(raster: Raster, path: Path, bands: Sequence[str] = (), *, overwrite: bool = False) -> None:
+    """Write a raster with its validity as an internal mask: any number may be a measurement.
+
+    Args:
+        bands: band descriptions, by which the bands are found again.
+
+    Raises:
+        OutputError: if it cannot be written; then nothing is left behind.
+    """
+    profile = geotiff_profile(raster.geobox, raster.pixels.dtype, raster.pixels.shape[0])
+    with atomic_file(path, overwrite=overwrite) as draft, gdal_environment():
+        try:
+            with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(draft, "w", **profile) as file:
+                file.write(raster.pixels)
+                if not raster.valid.all():
+                    file.write_mask(raster.valid)
+                for number, name in enumerate(bands, start=1):
+                    file.set_band_description(number, name)
+        except RasterioError as error:
+            raise OutputError(f"{path} cannot be written ({_cause(error)}): is the disk full?") from error

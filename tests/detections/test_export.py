@@ -364,3 +364,15 @@ def test_files_can_be_read_by_others_as_usual(tmp_path: Path) -> None:
     path = export.write_detections(kilns(), tmp_path / "o.gpkg", provenance={})
     (tmp_path / "usual").write_text("")
     assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("ending", list(export.FORMATS))
+def test_provenance_is_read_back(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"layer{ending}"
+    notes = {"model_id": "kiln-s2@1.0.0+ab", "threshold_high": 0.5, "scenes": ["a", "b"], "first_date": None}
+    export.write_detections(schema.empty("EPSG:32645"), path, provenance=notes)
+    read = export.read_provenance(path)
+    assert {key: read[key] for key in notes} == notes
+    assert read["statement"] == schema.STATEMENT
+    (tmp_path / "other.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    assert export.read_provenance(tmp_path / "other.geojson") == {}

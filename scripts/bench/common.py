@@ -1,0 +1,108 @@
+"""What the benchmarks share: a scene, a model of known cost, a process whose memory is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from geoslave.model.publish import choose_tile
+
+from geoslave.labels.synthetic import render_scene
+from geoslave.model.package import ModelPackage, ModelSpec, open_package, write_package
+
+BANDS = ("red", "green", "blue", "nir")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran in a process of its own."""
+
+    seconds: float
+    peak_rss_mb: float
+    output: str
+
+
+def write_scene(path: Path, side: int, *, tile: int = 1098) -> Path:
+    """A Sentinel-2 like scene, uint16 [4, side, side], deflated in blocks of 512: rendered country, repeated."""
+    rendered = render_scene(1, (tile, tile), dtype="uint16").raster.pixels
+    near_infrared = np.clip(rendered[1:2].astype(np.int32) * 2 - rendered[0:1] // 2, 1, 10_000).astype(np.uint16)
+    unit = np.concatenate([rendered, near_infrared])
+    profile = {
+        "driver": "GTiff", "width": side, "height": side, "count": 4, "dtype": "uint16", "crs": "EPSG:32645",
+        "transform": Affine(10, 0, 500_000, 0, -10, 2_650_000), "tiled": True, "blockxsize": 512, "blockysize": 512,
+        "compress": "deflate", "predictor": 2, "zlevel": 1, "nodata": 0, "bigtiff": "IF_SAFER",
+    }  # fmt: skip
+    columns = np.arange(side) % tile
+    with rasterio.Env(GDAL_CACHEMAX=64 << 20), rasterio.open(path, "w", **profile) as file:
+        for top in range(0, side, 512):
+            height = min(512, side - top)
+            rows = np.arange(top, top + height) % tile
+            strip = unit[:, rows][:, :, columns]
+            file.write(strip, window=rasterio.windows.Window(0, top, side, height))
+        for number, name in enumerate(BANDS, start=1):
+            file.set_band_description(number, name)
+    return path
+
+
+def unet_resnet18(folder: Path) -> ModelPackage:
+    """A U-Net resnet18 on 4 bands at the scene's own grid, with as many sites as kiln country has.
+
+    Its weights are random; its last layer is set so that scores are near 0 but for about one pixel in
+    30,000, which makes about as many objects as there are kilns.
+    """
+    import torch
+
+    from geoslave.model.network import Architecture, build_network, stride
+
+    torch.manual_seed(0)
+    architecture = Architecture(encoder="resnet18", encoder_depth=5)
+    network = build_network(architecture, len(BANDS), 1).eval()
+    head = next(m for m in reversed(list(network.modules())) if isinstance(m, torch.nn.Conv2d))
+    with torch.inference_mode():
+        logits = network(torch.randn(1, len(BANDS), 512, 512))
+    with torch.no_grad():
+        factor = 2.0 / float(logits.std())
+        head.weight.mul_(factor)
+        head.bias.copy_((head.bias - logits.mean()) * factor - 8.0)
+    halo, step = 64, stride(architecture)
+    spec = ModelSpec(
+        name="bench-unet", version="0", title="U-Net resnet18 for benchmarks", target="brick_kiln",
+        classes=("brick_kiln",), bands=BANDS, gsd_m=10, scaling={}, tile=choose_tile(architecture, halo),
+        halo=halo, stride=step, thresholds={"high": 0.5, "low": 0.3}, architecture=architecture.model_dump(mode="json"),
+        licence="none", data="none",
+    )  # fmt: skip
+    return open_package(write_package(folder, spec, network, "# a model for benchmarks\n"))
+
+
+def run_measured(command: list[str]) -> Finished:
+    """Run a command; the largest resident memory is that of this child alone."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if os.waitstatus_to_exitcode(status) != 0:
+        sys.exit(f"the command failed: {' '.join(command)}")
+    return Finished(seconds, usage.ru_maxrss / 1024, output)
+
+
+def detect_command(scene: Path, model: Path | str, out: Path) -> list[str]:
+    """The command line a user would type, scores included."""
+    return [
+        sys.executable, "-m", "geoslave.cli.main", "detect", str(scene), "--model", str(model), "--out", str(out),
+        "--scores", str(out.with_suffix(".tif")), "--backend", "onnx", "--json", "--overwrite",
+    ]  # fmt: skip
+
+
+def say(facts: dict[str, object]) -> None:
+    """The last line: one JSON object."""
+    print(json.dumps(facts))

@@ -1,0 +1,25 @@
+# Sourced by scripts/demo and scripts/test: finds uv, or puts it into a local folder.
+# Needs python3 (3.11 or newer, with venv) and a shell.
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "geoslave needs python3 of version 3.11 or newer: install it, then run this again" >&2
+    exit 1
+}
+
+if command -v uv >/dev/null 2>&1; then
+    UV=uv
+else
+    UV=.tools/uv/bin/uv
+    if [ ! -x "$UV" ]; then
+        echo "Setting up uv in .tools/ (once) ..." >&2
+        rm -rf .tools/uv
+        python3 -m venv .tools/uv && .tools/uv/bin/python -m pip install --quiet uv || {
+            echo "uv could not be set up: python3 needs its venv module and a connection to PyPI" >&2
+            exit 1
+        }
+    fi
+fi
+
+# this python3, never one that uv would download
+UV_PYTHON=$(python3 -c 'import sys; print(sys.executable)')
+export UV_PYTHON UV_PYTHON_DOWNLOADS=never

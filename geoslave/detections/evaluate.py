@@ -37,7 +37,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Geod, Transformer
+from pyproj import Geod, Proj
 from scipy.stats import chi2
 
 from geoslave.detections.match import (
@@ -294,12 +294,10 @@ def _blocks(part: shapely.Geometry, edge_m: float, side_m: float) -> tuple[list[
     a length of 50 m is right to a fraction of a percent within 500 km.
     """
     lon, lat = shapely.get_coordinates(shapely.centroid(part))[0]
-    plane = CRS.from_proj4(f"+proj=laea +lat_0={lat} +lon_0={lon} +ellps=WGS84 +units=m")
-    there = Transformer.from_crs("EPSG:4326", plane, always_xy=True)
-    back = Transformer.from_crs(plane, "EPSG:4326", always_xy=True)
-    local = shapely.transform(
-        shapely.segmentize(part, 0.01), lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1]))
-    )
+    # Proj rather than a Transformer, which takes long to set up: there may be thousands of parts
+    plane = Proj(proj="laea", lat_0=lat, lon_0=lon, ellps="WGS84")
+    smooth = shapely.segmentize(part, 0.01)
+    local = shapely.transform(smooth, lambda xy: np.column_stack(plane(xy[:, 0], xy[:, 1])))
     inner = shapely.buffer(local, -edge_m, join_style="mitre")
     if inner.is_empty:
         return [], []
@@ -312,7 +310,9 @@ def _blocks(part: shapely.Geometry, edge_m: float, side_m: float) -> tuple[list[
         for c in range(columns)
     ]
     cells = [c for c in cells if c.area > 0]
-    outlines = [shapely.transform(c, lambda xy: np.column_stack(back.transform(xy[:, 0], xy[:, 1]))) for c in cells]
+    outlines = [
+        shapely.transform(c, lambda xy: np.column_stack(plane(xy[:, 0], xy[:, 1], inverse=True))) for c in cells
+    ]
     return outlines, [c.area / 1e6 for c in cells]
 
 
@@ -483,7 +483,7 @@ def _wilson(successes: float, n: float) -> Interval:
     share = successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
 def _poisson(count: float, area_km2: float) -> Interval:

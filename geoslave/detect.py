@@ -119,7 +119,8 @@ def detect_scene(
         predictor = Predictor(network, factor, summand, spec.scaling.clip)
         cells = _cells(scene, spec, area)
         making = work / f"{scene.scene_id}-scores.tif"
-        with score_file(making, scene.geobox, spec.classes, spec.tile) as file:
+        cache = scene.cache_bytes(spec.tile + 2 * spec.halo)
+        with gdal_environment(cache), score_file(making, scene.geobox, spec.classes, spec.tile) as file:
             n_empty = _write_scores(scene, predictor, cells, file, progress)
             found = _find(file, scene, package, request, progress)
         if scores is not None:
@@ -233,7 +234,7 @@ def _inside(detections: gpd.GeoDataFrame, area: BaseGeometry, scene: Scene) -> g
     """Detections whose representative point lies in an area given in pixel coordinates."""
     inverse = ~scene.geobox.affine
     points = detections.representative_point()
-    x, y = inverse * (points.x.to_numpy(), points.y.to_numpy())
+    x, y = inverse @ (points.x.to_numpy(), points.y.to_numpy())
     return detections[shapely.contains_xy(area, x, y)]
 
 

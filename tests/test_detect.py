@@ -43,7 +43,7 @@ def find(path: Path, model: Path, tmp_path: Path, **request):
 def test_every_kiln_is_found_once_where_it_is(kiln_scene: Path, bright_model: Path, tmp_path: Path) -> None:
     found = find(kiln_scene, bright_model, tmp_path).detections
     truth = gpd.GeoSeries(
-        [shapely.box(*(UTM * (col, row + 5)), *(UTM * (col + 10, row))) for row, col in CORNERS], crs="EPSG:32645"
+        [shapely.box(*(UTM @ (col, row + 5)), *(UTM @ (col + 10, row))) for row, col in CORNERS], crs="EPSG:32645"
     )
     assert len(found) == len(CORNERS)
     for site in truth:
@@ -126,7 +126,7 @@ def test_the_same_input_gives_the_same_bytes_but_for_dates(
 def test_an_area_of_interest_chooses_and_never_moves(kiln_scene: Path, bright_model: Path, tmp_path: Path) -> None:
     whole = find(kiln_scene, bright_model, tmp_path).detections
     # cuts through the second kiln: its representative point is inside, so it comes out whole
-    x, y = UTM * (64, 64)
+    x, y = UTM @ (64, 64)
     area = gpd.GeoSeries([shapely.box(x - 200, y - 5, x + 40, y + 1000)], crs="EPSG:32645").to_crs("OGC:CRS84")
     inside = find(kiln_scene, bright_model, tmp_path, aoi=area).detections
     assert 0 < len(inside) < len(whole)
@@ -145,7 +145,7 @@ def test_an_area_far_from_every_scene_is_an_error(kiln_scene: Path, bright_model
 def test_overlapping_scenes_give_one_layer(make_scene: Make, bright_model: Path, tmp_path: Path) -> None:
     whole = with_kilns(dark_field((180, 200)), CORNERS)
     left = make_scene(whole[:, :, :120], name="left.tif")
-    right = make_scene(whole[:, :, 40:], name="right.tif", transform=UTM * Affine.translation(40, 0))
+    right = make_scene(whole[:, :, 40:], name="right.tif", transform=UTM @ Affine.translation(40, 0))
     package = open_package(bright_model)
     layer, results = detect_scenes([str(left), str(right)], package, load_network(package, "onnx"), tmp_path / "x.gpkg")
     assert len(results) == 2

@@ -52,7 +52,7 @@ def aoi_on(aoi: gpd.GeoSeries, geobox: GeoBox) -> BaseGeometry:
     projected = aoi.segmentize(DENSIFY_DEGREES).to_crs(str(geobox.crs))
     geometry = projected.make_valid().union_all()
     inverse = ~geobox.affine
-    pixels = shapely.transform(geometry, lambda xy: np.column_stack(inverse * (xy[:, 0], xy[:, 1])))
+    pixels = shapely.transform(geometry, lambda xy: np.column_stack(inverse @ (xy[:, 0], xy[:, 1])))
     finite = bool(np.isfinite(shapely.get_coordinates(pixels)).all())
     return shapely.make_valid(pixels) if finite else shapely.Polygon()
 

@@ -52,17 +52,20 @@ GDAL_OPTIONS: dict[str, Any] = {
     "CPL_VSIL_CURL_CHUNK_SIZE": 262144,
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": 8 << 20,
-    # GDAL would take 5 % of the memory; chips overlap little, so a small cache serves
-    "GDAL_CACHEMAX": 128 << 20,
     "GDAL_NUM_THREADS": "2",
 }
-"""Set around every reading (`gdal_environment`)."""
+"""Set while scenes are opened and read (`gdal_environment`)."""
+
+SMALL_CACHE = 64 << 20
+"""GDAL would take 5 % of the memory for blocks it has read; chips overlap little, so this serves."""
+LARGE_CACHE = 256 << 20
+"""For files in strips, of which every chip in a row needs the same."""
 
 SAME_GSD = 1.25
 """Up to this ratio between the scene's and the model's GSD pixels are taken as they are."""
 COARSEST = 2.0
 """A scene coarser than the model's GSD by more than this is refused: the sites are not visible in it."""
-SAMPLE_PIXELS = 1_000_000
+SAMPLE_PIXELS = 250_000
 """About as many pixels make the statistics of a scene."""
 UNDECLARED_FILL_SHARE = 0.02
 """So large a share of pixels at the end of the range in every band, border included, is taken as fill."""
@@ -80,9 +83,9 @@ _COMMON_NAMES = {
 """Common names and what Sentinel-2 products call them."""
 
 
-def gdal_environment() -> rasterio.Env:
-    """The settings all reading runs under."""
-    return rasterio.Env(**GDAL_OPTIONS)
+def gdal_environment(cache: int = SMALL_CACHE) -> rasterio.Env:
+    """The settings all reading runs under, with `cache` bytes for blocks that were read."""
+    return rasterio.Env(**GDAL_OPTIONS, GDAL_CACHEMAX=cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,15 @@ class Scene:
         """True if pixels are not the file's own."""
         return self._per_pixel != (1.0, 1.0)
 
+    def cache_bytes(self, rows: int) -> int:
+        """Cache that reading windows of `rows` rows from left to right wants, so that no block is decoded twice."""
+        height, width = self._dataset.block_shapes[0]
+        if width < self._dataset.width:
+            return SMALL_CACHE
+        strips = (rows * self._per_pixel[0] + 2 * height) * self._dataset.width
+        wanted = int(strips) * self._dataset.count * np.dtype(self.dtype).itemsize
+        return min(max(wanted, SMALL_CACHE), LARGE_CACHE)
+
     def read(self, window: Window) -> Raster:
         """Stored values of the bands in a window of the grid; what hangs over the edge is 0 and invalid.
 
@@ -191,7 +203,7 @@ class Scene:
         shrink = max(1.0, max(rows, cols) / longest)
         shape = (max(1, round(rows / shrink)), max(1, round(cols / shrink)))
         pixels, valid = self._read(Window(0, 0, self._dataset.width, self._dataset.height), shape, Resampling.nearest)
-        affine = self.geobox.affine * self.geobox.affine.scale(cols / shape[1], rows / shape[0])
+        affine = self.geobox.affine @ self.geobox.affine.scale(cols / shape[1], rows / shape[0])
         return Raster(pixels, valid, GeoBox(shape, affine, self.geobox.crs))
 
     def sample(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -242,9 +254,8 @@ class Scene:
         if shape is not None:
             options["out_shape"] = (len(indexes), *shape)
         try:
-            with gdal_environment():
-                pixels = self._dataset.read(indexes, **options)
-                masks = self._dataset.read_masks(indexes, **options) if self.validity.masked else None
+            pixels = self._dataset.read(indexes, **options)
+            masks = self._dataset.read_masks(indexes, **options) if self.validity.masked else None
         except (RasterioError, ValueError) as error:
             raise SceneError(f"{self.path} is damaged ({_cause(error)}): fetch the file again") from error
         return pixels, valid_pixels(pixels, masks, self.validity)
@@ -318,7 +329,7 @@ def ground_sampling_distance(geobox: GeoBox) -> tuple[float, float]:
         raise ValueError("the CRS has no geodetic base")
     project = Projection.from_crs(crs, geographic, always_xy=True)
     row, col = geobox.shape[0] / 2, geobox.shape[1] / 2
-    corners = [geobox.affine * (col + dx, row + dy) for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
+    corners = [geobox.affine @ (col + dx, row + dy) for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
     lon, lat = project.transform([x for x, _ in corners], [y for _, y in corners], errcheck=True)
     geod: Geod = crs.get_geod() or Geod(ellps="WGS84")
     _, _, across = geod.inv(lon[0], lat[0], lon[1], lat[1])
@@ -461,7 +472,7 @@ def _work_grid(dataset: Any, crs: Any, path: str, gsd_m: float | None) -> GeoBox
         n if 1 / SAME_GSD <= size / gsd_m <= SAME_GSD else max(1, round(n * size / gsd_m))
         for n, size in ((dataset.height, down), (dataset.width, across))
     )
-    affine = native.affine * native.affine.scale(dataset.width / cols, dataset.height / rows)
+    affine = native.affine @ native.affine.scale(dataset.width / cols, dataset.height / rows)
     return GeoBox((rows, cols), affine, native.crs)
 
 
@@ -499,7 +510,7 @@ def _sample(dataset: Any, read: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Pixels spread over a raster: decimated where that is cheap, a lattice of small windows where not."""
     rows, cols = dataset.height, dataset.width
     shrink = max(1.0, math.sqrt(rows * cols / SAMPLE_PIXELS))
-    if dataset.overviews(1) or rows * cols <= 25 * SAMPLE_PIXELS:
+    if dataset.overviews(1) or rows * cols <= 100 * SAMPLE_PIXELS:
         shape = (max(1, round(rows / shrink)), max(1, round(cols / shrink)))
         pixels, valid = read(Window(0, 0, cols, rows), shape, Resampling.nearest)
         return pixels.reshape(pixels.shape[0], -1), valid.ravel()

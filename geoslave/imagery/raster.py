@@ -71,7 +71,7 @@ class Source(Protocol):
 
 def window_geobox(geobox: GeoBox, window: Window) -> GeoBox:
     """The GeoBox of a window, which may hang over the edge of `geobox`."""
-    affine = geobox.affine * geobox.affine.translation(window.col_off, window.row_off)
+    affine = geobox.affine @ geobox.affine.translation(window.col_off, window.row_off)
     return GeoBox((window.height, window.width), affine, geobox.crs)
 
 

@@ -50,38 +50,37 @@ def score_file(path: Path, geobox: GeoBox, classes: Sequence[str], core: int) ->
     """A new score raster at `path` for cores of `core` pixels; what is not written is nodata."""
     rows, cols = geobox.shape
     block = _block_size(core)
-    with gdal_environment():
-        try:
-            dataset = rasterio.open(
-                path,
-                "w+",
-                driver="GTiff",
-                height=rows,
-                width=cols,
-                count=len(classes),
-                dtype="uint8",
-                crs=str(geobox.crs),
-                transform=geobox.affine,
-                nodata=SCORE_NODATA,
-                tiled=True,
-                blockxsize=block,
-                blockysize=block,
-                interleave="band",
-                compress="DEFLATE",
-                zlevel=1,
-                bigtiff="IF_SAFER",
-                sparse_ok=True,
-            )
-        except (RasterioError, OSError) as error:
-            raise disk_error(path, error) from error
-        try:
-            with dataset:
-                for number, name in enumerate(classes, start=1):
-                    dataset.set_band_description(number, name)
-                    dataset.update_tags(number, scale=f"score = value / {SCORE_STEPS}")
-                yield ScoreFile(dataset, path)
-        except RasterioError as error:
-            raise disk_error(path, error) from error
+    try:
+        dataset = rasterio.open(
+            path,
+            "w+",
+            driver="GTiff",
+            height=rows,
+            width=cols,
+            count=len(classes),
+            dtype="uint8",
+            crs=str(geobox.crs),
+            transform=geobox.affine,
+            nodata=SCORE_NODATA,
+            tiled=True,
+            blockxsize=block,
+            blockysize=block,
+            interleave="band",
+            compress="DEFLATE",
+            zlevel=1,
+            bigtiff="IF_SAFER",
+            sparse_ok=True,
+        )
+    except (RasterioError, OSError) as error:
+        raise disk_error(path, error) from error
+    try:
+        with dataset:
+            for number, name in enumerate(classes, start=1):
+                dataset.set_band_description(number, name)
+                dataset.update_tags(number, scale=f"score = value / {SCORE_STEPS}")
+            yield ScoreFile(dataset, path)
+    except RasterioError as error:
+        raise disk_error(path, error) from error
 
 
 def publish_scores(source: Path, target: Path, *, overwrite: bool = False) -> None:

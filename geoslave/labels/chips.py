@@ -33,6 +33,7 @@ from rasterio.windows import Window
 
 from geoslave.errors import OutputError, SceneError
 from geoslave.grid import Cell, chip_grid
+from geoslave.imagery.geotiff import geotiff_profile, write_geotiff
 from geoslave.imagery.raster import Raster, Source, window_geobox
 from geoslave.labels.formats import labels_on
 
@@ -198,14 +199,7 @@ def site_mask(sites: gpd.GeoSeries, raster: Raster) -> NDArray[np.uint8]:
 
 def _tif_writer(band_names: tuple[str, ...] | None) -> Writer:
     def write(path: Path, raster: Raster) -> None:
-        profile = _geotiff_profile(raster, raster.pixels.dtype, raster.pixels.shape[0])
-        # a mask inside, not a nodata value: any number may be a measurement
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile) as chip:
-            chip.write(raster.pixels)
-            if not raster.valid.all():
-                chip.write_mask(raster.valid)
-            for number, name in enumerate(band_names or (), start=1):
-                chip.set_band_description(number, name)
+        write_geotiff(raster, path, band_names or ())
 
     return write
 
@@ -265,7 +259,7 @@ def _write_mask(path: Path, mask: NDArray[np.uint8], raster: Raster) -> None:
     if path.suffix == ".png":
         _write_png(path, mask[None], raster, MASK_NODATA)
         return
-    with rasterio.open(path, "w", **_geotiff_profile(raster, mask.dtype, 1), nodata=MASK_NODATA) as file:
+    with rasterio.open(path, "w", **geotiff_profile(raster.geobox, mask.dtype, 1), nodata=MASK_NODATA) as file:
         file.write(mask, 1)
 
 
@@ -286,27 +280,9 @@ def _write_png(path: Path, pixels: NDArray[np.uint8], raster: Raster, nodata: in
         nodata=nodata,
     ) as file:
         file.write(pixels)
-    x, y = affine * (0.5, 0.5)  # a world file speaks of the centre of the first pixel
+    x, y = affine @ (0.5, 0.5)  # a world file speaks of the centre of the first pixel
     lines = (affine.a, affine.d, affine.b, affine.e, x, y)
     path.with_suffix(".pgw").write_text("".join(f"{value!r}\n" for value in lines))
-
-
-def _geotiff_profile(raster: Raster, dtype: np.dtype[Any], count: int) -> dict[str, Any]:
-    rows, cols = raster.geobox.shape
-    return {
-        "driver": "GTiff",
-        "width": cols,
-        "height": rows,
-        "count": count,
-        "dtype": dtype,
-        "crs": raster.geobox.crs.to_wkt(),
-        "transform": raster.geobox.affine,
-        "tiled": True,
-        "blockxsize": min(256, -(-cols // 16) * 16),
-        "blockysize": min(256, -(-rows // 16) * 16),
-        "compress": "deflate",
-        "predictor": {"i": 2, "u": 2, "f": 3}.get(dtype.kind, 1),
-    }
 
 
 def _write_index(rows: list[dict[str, Any]], source: Source, scene_id: str, path: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from affine import Affine
-from geoslave.model.publish import choose_tile
 
 from geoslave.labels.synthetic import render_scene
 from geoslave.model.package import ModelPackage, ModelSpec, open_package, write_package
+from geoslave.model.publish import choose_tile
 
 BANDS = ("red", "green", "blue", "nir")
 

@@ -106,7 +106,7 @@ def test_windows_over_the_edge_are_filled_as_invalid(make_scene: Make) -> None:
         away = scene.read(Window(100, 100, 8, 8))
     assert (over.pixels[:, 3:23, 4:34] == whole.pixels).all()
     assert over.valid.sum() == 600 and not away.valid.any()
-    assert over.geobox.affine * (4, 3) == whole.geobox.affine * (0, 0)
+    assert over.geobox.affine @ (4, 3) == whole.geobox.affine @ (0, 0)
 
 
 @pytest.mark.parametrize("names", [("B04", "B03", "B02"), ("Red", "Green", "Blue"), ("B4 - red", "B3", "blue_band")])
@@ -176,13 +176,13 @@ def test_ground_control_points_become_a_grid(make_scene: Make) -> None:
     with rasterio.open(path, "r+") as file:
         file.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
     with open_scene(path, RGB) as scene:
-        x, y = scene.geobox.affine * (50, 50)
+        x, y = scene.geobox.affine @ (50, 50)
         assert (x, y) == pytest.approx((89.005, 23.995), abs=1e-3)
         assert scene.read(Window(20, 20, 30, 30)).valid.all()
 
 
 def test_a_rotated_scene_keeps_its_rotation(make_scene: Make) -> None:
-    rotated = Affine.translation(500_000, 2_650_000) * Affine.rotation(30) * Affine.scale(10, -10)
+    rotated = Affine.translation(500_000, 2_650_000) @ Affine.rotation(30) @ Affine.scale(10, -10)
     with open_scene(make_scene(dark_field((64, 64)), transform=rotated), RGB) as scene:
         assert scene.geobox.affine.almost_equals(rotated)
         assert ground_sampling_distance(scene.geobox) == pytest.approx((10, 10), rel=0.01)

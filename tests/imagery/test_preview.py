@@ -106,7 +106,7 @@ def test_the_scale_is_right_in_a_geographic_crs_far_from_the_equator() -> None:
 def test_insets_show_the_surest_detections_from_the_full_resolution() -> None:
     fine = scene(400, 400)
     fine.pixels[:, 195:205, 195:205] = 255
-    coarse = Raster(fine.pixels[:, ::8, ::8], fine.valid[::8, ::8], GeoBox((50, 50), UTM * Affine.scale(8), 32645))
+    coarse = Raster(fine.pixels[:, ::8, ::8], fine.valid[::8, ::8], GeoBox((50, 50), UTM @ Affine.scale(8), 32645))
     found = sites(shapely.box(501_950, 2_597_950, 502_050, 2_598_050), confidence=[0.9])
     plain, sharp = (draw_scene(coarse, [Layer.detections(found)], source=s) for s in (None, MemorySource(fine)))
     assert plain.size == sharp.size
@@ -116,7 +116,7 @@ def test_insets_show_the_surest_detections_from_the_full_resolution() -> None:
 
 AWKWARD = {
     "nowhere": scene(crs=None, affine=Affine.identity()),
-    "rotated": scene(affine=UTM * Affine.rotation(40)),
+    "rotated": scene(affine=UTM @ Affine.rotation(40)),
     "one pixel": scene(1, 1),
     "a ribbon": scene(4, 900),
     "a tower": scene(900, 4),

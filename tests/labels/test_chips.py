@@ -38,7 +38,7 @@ def covered(source: MemorySource, result: ChipIndex) -> np.ndarray:
     seen = np.zeros(source.raster.valid.shape, bool)
     for row in gpd.read_parquet(result.index).itertuples():
         with rasterio.open(result.folder / row.chip) as chip:
-            assert chip.transform.almost_equals(source.geobox.affine * Affine.translation(row.x_off, row.y_off))
+            assert chip.transform.almost_equals(source.geobox.affine @ Affine.translation(row.x_off, row.y_off))
             assert chip.crs.to_epsg() == 32645
             valid = chip.dataset_mask() > 0
             pixels = chip.read()
@@ -112,7 +112,7 @@ def test_footprints_are_in_longitude_latitude_and_end_with_the_scene(tmp_path) -
 
 
 def test_rotated_scenes_keep_their_rotation(tmp_path) -> None:
-    source = scene(40, 40, affine=UTM * Affine.rotation(30))
+    source = scene(40, 40, affine=UTM @ Affine.rotation(30))
     assert covered(source, cut_chips(source, tmp_path / "c", 24, 4)).all()
 
 

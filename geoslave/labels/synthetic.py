@@ -134,6 +134,8 @@ _YARDS: tuple[Colour, ...] = (
     (0.150, 0.152, 0.140),
     (0.215, 0.195, 0.165),
     (0.135, 0.120, 0.105),
+    (0.200, 0.160, 0.125),
+    (0.170, 0.135, 0.110),
 )
 _BRICKS: tuple[Colour, ...] = (
     (0.300, 0.165, 0.115),
@@ -142,6 +144,8 @@ _BRICKS: tuple[Colour, ...] = (
     (0.340, 0.250, 0.180),
     (0.350, 0.290, 0.230),
     (0.210, 0.130, 0.100),
+    (0.240, 0.155, 0.120),
+    (0.175, 0.118, 0.095),
 )
 _ROOFS: tuple[Colour, ...] = (
     (0.31, 0.32, 0.34),
@@ -610,8 +614,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], size: float) -> Flo
     knots = rng.standard_normal((ceil(shape[0] / size) + 2, ceil(shape[1] / size) + 2), np.float32)
     rows = _interpolation(shape[0], knots.shape[0], size, rng.random())
     cols = _interpolation(shape[1], knots.shape[1], size, rng.random())
-    field: Floats = (rows @ knots @ cols.T) * np.float32(1.35)
-    return field
+    return np.asarray(rows @ knots @ cols.T * np.float32(1.35), np.float32)
 
 
 def _interpolation(length: int, knots: int, size: float, phase: float) -> Floats:

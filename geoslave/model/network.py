@@ -11,6 +11,7 @@ at half of that, answers on the grid it was given, at a fraction of the cost.
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,25 @@ def stride(architecture: Architecture) -> int:
     """Input sides must be multiples of this many pixels; scores move with shifts by multiples of it."""
     coarsest: int = 2**architecture.encoder_depth
     return max(1, -(-coarsest // architecture.upsample))
+
+
+@torch.no_grad()
+def recentre(network: GridNetwork, score: float, softness: float) -> None:
+    """Move a trained network's scores so that `score` becomes 0.5, and soften them.
+
+    logit' = (logit - logit(score)) / softness. Ranks stay. Networks trained with Dice are sure of
+    nearly everything: their scores crowd at 0 and 1, where stored scores (254 steps) cannot tell
+    them apart, and a useful threshold lies near 1.
+
+    Raises:
+        ModelError: if the network does not end in a convolution.
+    """
+    body: Any = network.body
+    last = next((layer for layer in body.segmentation_head.modules() if isinstance(layer, nn.Conv2d)), None)
+    if last is None or last.bias is None:
+        raise ModelError("this architecture has no last layer that could be moved: leave out 'recentre'")
+    last.weight.div_(softness)
+    last.bias.sub_(math.log(score / (1 - score))).div_(softness)
 
 
 def export_onnx(network: nn.Module, n_bands: int, path: Path) -> None:

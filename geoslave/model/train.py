@@ -35,7 +35,7 @@ from geoslave.imagery.scaling import Scaling
 from geoslave.labels.formats import read_labels
 from geoslave.labels.synthetic import Landscape, render_scene
 from geoslave.model.augment import IGNORE, Augmentation, Floats, Patch, cut, degrade, draw_light, paste, percentiles
-from geoslave.model.network import Architecture, GridNetwork, build_network
+from geoslave.model.network import Architecture, GridNetwork, build_network, recentre
 from geoslave.targets import get_target
 
 Progress = Callable[[int, int, float], None]
@@ -114,6 +114,13 @@ class Loss(_Frozen):
     """0 is plain binary cross entropy; more turns to the hard pixels."""
 
 
+class Recentre(_Frozen):
+    """Which score of the trained network is to become 0.5, and how much its scores are softened."""
+
+    score: float = Field(default=0.5, gt=0, lt=1)
+    softness: float = Field(default=1.0, ge=1)
+
+
 class TrainConfig(_Frozen):
     """All that decides a training."""
 
@@ -142,9 +149,12 @@ class TrainConfig(_Frozen):
     """When (share of the steps) backgrounds are scored, to draw the misleading ones more often."""
     mine_count: int = 3000
     """How many backgrounds are scored each time."""
+    recentre: Recentre = Recentre()
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = None
     seed: int = 0
+    publication: dict[str, Any] = {}
+    """What the package says beyond this (`publish.Publication`); training does not look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +256,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         losses.append(loss)
         if progress is not None:
             progress(step + 1, config.steps, loss)
+    recentre(average, config.recentre.score, config.recentre.softness)
     return TrainResult(
         network=average,
         config=config,

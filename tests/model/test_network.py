@@ -12,7 +12,7 @@ pytest.importorskip("segmentation_models_pytorch")
 ort = pytest.importorskip("onnxruntime")
 
 from geoslave.errors import ModelError  # noqa: E402
-from geoslave.model.network import Architecture, build_network, export_onnx, stride  # noqa: E402
+from geoslave.model.network import Architecture, build_network, export_onnx, recentre, stride  # noqa: E402
 
 THIN = Architecture(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
 LIGHT = Architecture(encoder="tu-regnetx_002", encoder_depth=4, decoder_channels=(24, 16, 8), upsample=2)
@@ -61,6 +61,18 @@ def test_shifts_by_the_stride_move_the_scores() -> None:
         here = network(imagery)[..., inside, inside]
         there = network(imagery[..., step:, step:])[..., 72 - step : 120 - step, 72 - step : 120 - step]
     assert (here - there).abs().max() < 1e-3
+
+
+def test_recentre_moves_the_chosen_score_to_one_half() -> None:
+    torch.manual_seed(2)
+    network = build_network(THIN, n_bands=3, n_classes=1).eval()
+    imagery = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(imagery)
+        chosen = torch.sigmoid(before).flatten()[:1].double()
+        recentre(network, float(chosen), 2.0)
+        after = network(imagery)
+    torch.testing.assert_close(after, (before - before.flatten()[0]) / 2, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,21 @@ class ModelSpec(_Frozen):
         return self
 
 
+class Publication(_Frozen):
+    """What a package says beyond what training knows. A section of the training configuration."""
+
+    version: str = "0.1.0"
+    title: str = "a model"
+    licence: str = "not stated"
+    data: str = "not stated"
+    thresholds: Thresholds = Thresholds(high=0.3, low=0.15)
+    confidence: Confidence = Confidence()
+    metrics: dict[str, Any] = {}
+    """Figures measured elsewhere (cross-validation), kept in the package."""
+    card: str = ""
+    """Markdown that follows the facts on the card: use, figures, limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
     """A model folder that was opened and checked."""
@@ -208,6 +223,8 @@ def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, 
         (draft / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():
             folder.replace(Path(scratch) / "replaced")
+        for file in draft.iterdir():
+            file.chmod(0o644)
         draft.replace(folder)
     return folder
 

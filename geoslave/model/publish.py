@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from geoslave import __version__
@@ -17,7 +15,7 @@ from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scaling import Scaling, coefficients, radiometry, scale, scene_statistics
 from geoslave.labels.synthetic import render_scene
 from geoslave.model.network import Architecture, stride
-from geoslave.model.package import Confidence, ModelSpec, Thresholds, write_package
+from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
 from geoslave.targets import get_target
 
@@ -28,30 +26,13 @@ HALO_TOLERANCE = 1.0 / SCORE_STEPS
 """Scores may move by one stored step when chips fall elsewhere."""
 
 
-class Publication(BaseModel):
-    """What a package says beyond what training knows. A section of the training configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: str = "0.1.0"
-    title: str = "a model"
-    licence: str = "not stated"
-    data: str = "not stated"
-    thresholds: Thresholds = Thresholds(high=0.3, low=0.15)
-    confidence: Confidence = Confidence()
-    metrics: dict[str, Any] = {}
-    """Figures measured elsewhere (cross-validation), kept in the package."""
-    card: str = ""
-    """Markdown that follows the facts on the card: use, figures, limits."""
-
-
-def publish(result: TrainResult, publication: Publication, folder: Path, *, overwrite: bool = False) -> Path:
+def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Path:
     """Write the package of a training.
 
     Raises:
         ModelError: if the folder exists and `overwrite` is false.
     """
-    config = result.config
+    config, publication = result.config, result.config.package
     halo = needed_halo(result.network, config.architecture, len(config.bands), config.scaling)
     spec = ModelSpec(
         name=config.name,

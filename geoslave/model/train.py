@@ -567,7 +567,7 @@ def _burn(shapes: gpd.GeoSeries, raster: Raster) -> NDArray[np.bool_]:
 def _centres(sites: gpd.GeoDataFrame, truth: NDArray[np.uint8], raster: Raster) -> NDArray[np.float64]:
     """Centres [n, 2] (row, column) of the sites that are learned."""
     points = sites.geometry.representative_point()
-    columns, rows = ~raster.geobox.affine * (points.x.to_numpy(), points.y.to_numpy())
+    columns, rows = ~raster.geobox.affine @ (points.x.to_numpy(), points.y.to_numpy())
     centres = np.stack([np.asarray(rows), np.asarray(columns)], axis=1) - 0.5
     inside = ((centres >= 0) & (centres <= np.array(truth.shape) - 1)).all(axis=1)
     centres = centres[inside]

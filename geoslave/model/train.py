@@ -153,6 +153,8 @@ class TrainConfig(_Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = None
     seed: int = 0
+    package: Publication = Publication()
+    """What the package says of itself."""
     publication: dict[str, Any] = {}
     """What the package says beyond this (`publish.Publication`); training does not look at it."""
 

@@ -32,7 +32,7 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
     Raises:
         ModelError: if the folder exists and `overwrite` is false.
     """
-    config, publication = result.config, result.config.package
+    config, publication = result.config, result.config.publication
     halo = needed_halo(result.network, config.architecture, len(config.bands), config.scaling)
     spec = ModelSpec(
         name=config.name,

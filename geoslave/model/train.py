@@ -36,6 +36,7 @@ from geoslave.labels.formats import read_labels
 from geoslave.labels.synthetic import Landscape, render_scene
 from geoslave.model.augment import IGNORE, Augmentation, Floats, Patch, cut, degrade, draw_light, paste, percentiles
 from geoslave.model.network import Architecture, GridNetwork, build_network, recentre
+from geoslave.model.package import Publication
 from geoslave.targets import get_target
 
 Progress = Callable[[int, int, float], None]
@@ -153,10 +154,8 @@ class TrainConfig(_Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = None
     seed: int = 0
-    package: Publication = Publication()
-    """What the package says of itself."""
-    publication: dict[str, Any] = {}
-    """What the package says beyond this (`publish.Publication`); training does not look at it."""
+    publication: Publication = Publication()
+    """What the package says of itself; training does not look at it."""
 
 
 @dataclass(frozen=True, slots=True)

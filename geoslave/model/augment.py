@@ -13,7 +13,7 @@ from math import cos, pi, sin
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import affine_transform, gaussian_filter, zoom
 
 from geoslave.imagery.scaling import Scaling
 
@@ -47,6 +47,8 @@ class Augmentation(BaseModel):
     """Standard deviation of the error of the scene's percentiles, as a share of the range between them."""
     blur: float = 0.3
     noise: float = 0.02
+    blotches: float = 0.15
+    """Share of chips with haze in patches, soft-edged like thin cloud or hard-edged like a bad composite."""
     paste: float = 0.35
     """Share of background chips into which a site from another scene is pasted."""
     paste_decoy: float = 0.3
@@ -156,6 +158,19 @@ def degrade(pixels: Floats, rng: np.random.Generator, settings: Augmentation) ->
     if settings.noise:
         pixels = pixels + rng.uniform(0, settings.noise) * rng.standard_normal(pixels.shape, np.float32)
     return np.asarray(pixels, np.float32)
+
+
+def blotches(pixels: Floats, rng: np.random.Generator, settings: Augmentation) -> Floats:
+    """Haze over parts of a chip, in scaled values [band, y, x]; what lies below stays visible."""
+    if rng.random() >= settings.blotches:
+        return pixels
+    bands, rows, cols = pixels.shape
+    knots = rng.standard_normal((int(rng.integers(3, 9)),) * 2)
+    field = zoom(knots, (rows / len(knots), cols / len(knots)), order=1, grid_mode=True, mode="nearest")
+    softness = rng.choice([0.02, 0.3, 1.0])
+    cover = np.clip((field - rng.uniform(-0.3, 1.2)) / softness, 0, 1) * rng.uniform(0.1, 0.5)
+    tone = rng.uniform(0, 2.5) + np.linspace(-0.3, 0.3, bands) * rng.uniform(-0.3, 1)
+    return np.asarray(pixels * (1 - cover) + cover * tone[:, None, None], np.float32)
 
 
 def paste(onto: Patch, piece: Patch, centre: tuple[int, int], rng: np.random.Generator) -> Patch:

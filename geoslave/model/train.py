@@ -34,7 +34,18 @@ from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Scaling
 from geoslave.labels.formats import read_labels
 from geoslave.labels.synthetic import Landscape, render_scene
-from geoslave.model.augment import IGNORE, Augmentation, Floats, Patch, cut, degrade, draw_light, paste, percentiles
+from geoslave.model.augment import (
+    IGNORE,
+    Augmentation,
+    Floats,
+    Patch,
+    blotches,
+    cut,
+    degrade,
+    draw_light,
+    paste,
+    percentiles,
+)
 from geoslave.model.network import Architecture, GridNetwork, build_network, recentre
 from geoslave.model.package import Publication
 from geoslave.targets import get_target
@@ -382,7 +393,8 @@ def _draw(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> 
     chip = options[rng.choice(len(options), p=weights / weights.sum())][1]()
     if rng.random() < config.augmentation.paste_decoy:
         chip = paste(chip, _decoy(data, config, rng), _spot(config.chip, rng), rng)
-    pixels = np.clip(degrade(chip.pixels, rng, config.augmentation), *config.scaling.clip)
+    pixels = degrade(blotches(chip.pixels, rng, config.augmentation), rng, config.augmentation)
+    pixels = np.clip(pixels, *config.scaling.clip)
     truth = np.where(chip.valid, chip.truth, IGNORE).astype(np.uint8)
     return Patch(np.where(chip.valid, pixels, 0).astype(np.float32), truth, chip.valid)
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.labels.synthetic import render_scene  # noqa: E402
-from geoslave.model.augment import IGNORE, Augmentation, Patch, cut, draw_light, paste  # noqa: E402
+from geoslave.model.augment import IGNORE, Augmentation, Patch, blotches, cut, draw_light, paste  # noqa: E402
 from geoslave.model.train import Loss, Rendered, TrainConfig, load_config, load_data, segmentation_loss, train  # noqa: E402
 
 SMALL: dict[str, Any] = {
@@ -115,6 +115,17 @@ def test_paste_shows_the_middle_of_the_piece() -> None:
     assert pasted.truth[10, 12] == 1
     assert pasted.truth[39, 39] == 0
     assert not onto.truth.any()
+
+
+def test_blotches_leave_what_lies_below_visible() -> None:
+    rng = np.random.default_rng(2)
+    pixels = rng.random((3, 48, 40), np.float32)
+    always = Augmentation(blotches=1.0)
+    for _ in range(10):
+        hazy = blotches(pixels, rng, always)
+        assert hazy.shape == pixels.shape
+        assert np.corrcoef(hazy.ravel(), pixels.ravel())[0, 1] > 0.2
+    assert blotches(pixels, rng, Augmentation(blotches=0.0)) is pixels
 
 
 def test_light_changes_sample_and_chip_alike() -> None:

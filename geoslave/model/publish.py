@@ -13,15 +13,17 @@ from torch import nn
 from geoslave import __version__
 from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scaling import Scaling, coefficients, radiometry, scale, scene_statistics
-from geoslave.labels.synthetic import render_scene
-from geoslave.model.network import Architecture, stride
+from geoslave.labels.synthetic import Landscape, render_scene
+from geoslave.model.network import stride
 from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
 from geoslave.targets import get_target
 
-INNER_SIDE = 1152
-"""Side in pixels of what the network's first layer sees: about 0.8 GB in ONNX Runtime for a U-Net resnet18."""
+ACTIVATIONS = 600 << 20
+"""Bytes that all convolutions of a network may put out for one chip. ONNX Runtime takes about 0.9 GB then
+(measured on a U-Net resnet18 with chips of 1,152 pixels and on kiln-s2), which leaves a run below 1.5 GB."""
 LARGEST_HALO = 128
+HALO_MARGIN = 16
 HALO_TOLERANCE = 1.0 / SCORE_STEPS
 """Scores may move by one stored step when chips fall elsewhere."""
 
@@ -33,7 +35,8 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         ModelError: if the folder exists and `overwrite` is false.
     """
     config, publication = result.config, result.config.publication
-    halo = needed_halo(result.network, config.architecture, len(config.bands), config.scaling)
+    step = stride(config.architecture)
+    halo = needed_halo(result.network, len(config.bands), step, config.scaling)
     spec = ModelSpec(
         name=config.name,
         version=publication.version,
@@ -43,9 +46,9 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         bands=config.bands,
         gsd_m=config.gsd_m,
         scaling=config.scaling,
-        tile=choose_tile(config.architecture, halo),
+        tile=choose_tile(result.network, len(config.bands), halo, step),
         halo=halo,
-        stride=stride(config.architecture),
+        stride=step,
         thresholds=publication.thresholds,
         confidence=publication.confidence,
         architecture=config.architecture.model_dump(mode="json"),
@@ -57,32 +60,47 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
     return write_package(folder, spec, result.network, card(spec, publication, result), overwrite=overwrite)
 
 
-def needed_halo(network: nn.Module, architecture: Architecture, n_bands: int, scaling: Scaling) -> int:
+def needed_halo(network: nn.Module, n_bands: int, step: int, scaling: Scaling) -> int:
     """How many pixels around a chip the network must see so that its scores stay the same.
 
-    Scores of the middle of a rendered scene are compared with those from ever narrower surroundings.
-    Returns the narrowest, a multiple of the stride, with no difference above HALO_TOLERANCE.
+    Scores of the middle of rendered scenes are compared with those from ever wider surroundings.
+    Returns the narrowest, a multiple of the stride `step`, with no difference above HALO_TOLERANCE,
+    and HALO_MARGIN more, because real imagery is more varied than what was tried.
     """
-    step = stride(architecture)
     core = -(-128 // step) * step
     widest = -(-LARGEST_HALO // step) * step
-    imagery = _example(core + 2 * widest, n_bands, scaling)
+    imagery = np.stack([_example(seed, core + 2 * widest, n_bands, scaling) for seed in range(11, 17)])
     reference = _middle_scores(network, imagery, core, widest)
-    narrowest = widest
-    for halo in range(widest - step, -1, -step):
+    for halo in range(step, widest, step):
         cut = widest - halo
-        inner = imagery[:, cut : imagery.shape[1] - cut, cut : imagery.shape[2] - cut]
-        if np.abs(_middle_scores(network, inner, core, halo) - reference).max() > HALO_TOLERANCE:
-            break
-        narrowest = halo
-    return narrowest
+        inner = imagery[:, :, cut : imagery.shape[2] - cut, cut : imagery.shape[3] - cut]
+        if np.abs(_middle_scores(network, inner, core, halo) - reference).max() <= HALO_TOLERANCE:
+            return halo + -(-HALO_MARGIN // step) * step
+    return widest
 
 
-def choose_tile(architecture: Architecture, halo: int) -> int:
-    """Core of a chip in pixels, so that the network's memory stays at what INNER_SIDE takes."""
-    step = np.lcm(stride(architecture), 64)
-    side = INNER_SIDE // architecture.upsample - 2 * halo
-    return int(max(step, side // step * step))
+def choose_tile(network: nn.Module, n_bands: int, halo: int, step: int) -> int:
+    """Core of a chip in pixels, so that the network's memory stays bounded (ACTIVATIONS)."""
+    whole = int(np.lcm(step, 64))
+    side = int((ACTIVATIONS / activation_bytes(network, n_bands)) ** 0.5) - 2 * halo
+    return max(whole, side // whole * whole)
+
+
+def activation_bytes(network: nn.Module, n_bands: int) -> float:
+    """What all convolutions put out, in bytes for each pixel of the input."""
+    put_out = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: put_out.append(4 * output.numel()))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, n_bands, 128, 128))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(put_out) / 128**2
 
 
 def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
@@ -116,9 +134,10 @@ def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
     )
 
 
-def _example(side: int, n_bands: int, scaling: Scaling) -> NDArray[np.float32]:
+def _example(seed: int, side: int, n_bands: int, scaling: Scaling) -> NDArray[np.float32]:
     """Scaled imagery [band, y, x] of rendered country; with more than three bands they repeat."""
-    raster = render_scene(11, (side, side), n_kilns=8).raster
+    landscape: Landscape = ("delta", "plain", "dry", "forest")[seed % 4]
+    raster = render_scene(seed, (side, side), n_kilns=8, landscape=landscape).raster
     unit = radiometry(str(raster.pixels.dtype), (1.0,) * 3, (0.0,) * 3, 255)
     factor, summand = coefficients(unit, scene_statistics(raster.pixels, raster.valid, unit, scaling), scaling)
     scaled = scale(raster.pixels, raster.valid, factor, summand, scaling.clip)
@@ -126,8 +145,9 @@ def _example(side: int, n_bands: int, scaling: Scaling) -> NDArray[np.float32]:
 
 
 def _middle_scores(network: nn.Module, imagery: NDArray[np.float32], core: int, halo: int) -> NDArray[np.float32]:
+    """Scores [scene, class, y, x] of the middle of imagery [scene, band, y, x]."""
     with torch.inference_mode():
-        logits = network.eval()(torch.from_numpy(np.ascontiguousarray(imagery))[None])
-    middle = torch.sigmoid(logits[0, :, halo : halo + core, halo : halo + core])
+        logits = network.eval()(torch.from_numpy(np.ascontiguousarray(imagery)))
+    middle = torch.sigmoid(logits[:, :, halo : halo + core, halo : halo + core])
     scores: NDArray[np.float32] = middle.numpy()
     return scores

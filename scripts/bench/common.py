@@ -75,7 +75,7 @@ def unet_resnet18(folder: Path) -> ModelPackage:
     halo, step = 64, stride(architecture)
     spec = ModelSpec(
         name="bench-unet", version="0", title="U-Net resnet18 for benchmarks", target="brick_kiln",
-        classes=("brick_kiln",), bands=BANDS, gsd_m=10, scaling={}, tile=choose_tile(architecture, halo),
+        classes=("brick_kiln",), bands=BANDS, gsd_m=10, scaling={}, tile=choose_tile(network, len(BANDS), halo, step),
         halo=halo, stride=step, thresholds={"high": 0.5, "low": 0.3}, architecture=architecture.model_dump(mode="json"),
         licence="none", data="none",
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Peak memory of `geoslave detect` does not grow with the scene.
 
-    uv run --all-extras scripts/bench/memory.py            5,000 and 20,000 pixels a side, 4 bands uint16
-    uv run --all-extras scripts/bench/memory.py --quick    1,000 and 2,000, within a minute
+uv run --all-extras scripts/bench/memory.py            5,000 and 20,000 pixels a side, 4 bands uint16
+uv run --all-extras scripts/bench/memory.py --quick    1,000 and 2,000, within a minute
 """
 
 from __future__ import annotations

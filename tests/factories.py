@@ -24,7 +24,7 @@ def bright_spec(**changes: Any) -> ModelSpec:
         "classes": ("brick_kiln",),
         "bands": ("red", "green", "blue"),
         "gsd_m": 10.0,
-        "scaling": Scaling(),
+        "scaling": Scaling(percentiles=(2, 98), min_range=0.25, clip=(-2, 5)),
         "tile": 64,
         "halo": 16,
         "stride": 16,

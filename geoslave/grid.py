@@ -21,7 +21,7 @@ class Cell:
     """A piece of work on a grid."""
 
     read: Window
-    """What is looked at. It may hang over the grid's edge: readers fill what lies outside as invalid."""
+    """What is looked at. It may hang over the right and lower edge: readers fill what lies outside as invalid."""
     core: Window
     """What the cell answers for. It never leaves the grid."""
     row: int
@@ -47,8 +47,9 @@ def partition(
 ) -> Iterator[Cell]:
     """Cut a grid of `shape` (rows, columns) into cells, row by row, with square cores.
 
-    Each cell reads `halo` pixels more than its core on every side. With `multiple`, the read window
-    is extended to the right and below until both its sides are multiples of it (a network's stride).
+    Each cell reads `halo` pixels more than its core on every side, as far as the grid goes: whatever
+    the cores, a place near the grid's edge is seen with the same edge. Sides of the read window are
+    made multiples of `multiple` (a network's stride) by reading over the right and lower edge.
     `origin` (rows, columns) moves the lattice of cores; it must not be positive. Only tests of shift
     invariance need it.
 
@@ -61,14 +62,11 @@ def partition(
     if halo < 0 or multiple < 1 or max(origin) > 0:
         raise ValueError("halo must not be negative, multiple at least 1, origin not positive")
     for i, (top, bottom) in enumerate(_spans(rows, core, origin[0])):
+        y, height = _with_halo(top, bottom, rows, halo, multiple)
         for j, (left, right) in enumerate(_spans(cols, core, origin[1])):
+            x, width = _with_halo(left, right, cols, halo, multiple)
             yield Cell(
-                read=Window(
-                    left - halo,
-                    top - halo,
-                    _round_up(right - left + 2 * halo, multiple),
-                    _round_up(bottom - top + 2 * halo, multiple),
-                ),
+                read=Window(x, y, width, height),
                 core=Window(left, top, right - left, bottom - top),
                 row=i,
                 col=j,
@@ -104,6 +102,12 @@ def _spans(length: int, step: int, origin: int) -> Iterator[tuple[int, int]]:
     while start < length:
         yield start, min(cut, length)
         start, cut = cut, cut + step
+
+
+def _with_halo(start: int, stop: int, length: int, halo: int, multiple: int) -> tuple[int, int]:
+    """(offset, size) of a span grown by a halo, inside [0, length) but for rounding up to a multiple."""
+    first = max(0, start - halo)
+    return first, _round_up(min(length, stop + halo) - first, multiple)
 
 
 def _overlapping(length: int, size: int, overlap: int) -> Iterator[tuple[int, int, int]]:

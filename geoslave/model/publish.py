@@ -19,7 +19,7 @@ from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
 from geoslave.targets import get_target
 
-ACTIVATIONS = 600 << 20
+ACTIVATIONS = 740 << 20
 """Bytes that all convolutions of a network may put out for one chip. ONNX Runtime takes about 0.9 GB then
 (measured on a U-Net resnet18 with chips of 1,152 pixels and on kiln-s2), which leaves a run below 1.5 GB."""
 LARGEST_HALO = 128

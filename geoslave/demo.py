@@ -52,6 +52,7 @@ def run_demo(out: Path, *, seed: int, size: int, model: str, overwrite: bool, pr
         OutputError: if the folder is there already and `overwrite` is false, or holds other things.
     """
     _check_folder(out, overwrite)
+    out = out.resolve()
     package = open_package(model)
     with scratch_folder(out) as scratch:
         draft = scratch / "demo"

@@ -6,6 +6,7 @@ grow with the scene.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from shapely.geometry.base import BaseGeometry
 
 from geoslave import __version__
 from geoslave.detections.export import combine, merge_overlapping
+from geoslave.detections.measure import to_wgs84
 from geoslave.detections.polygonize import Confidence, polygonize, to_detections
 from geoslave.detections.schema import empty
-from geoslave.errors import GeoslaveError
+from geoslave.errors import EmptyScene, GeoslaveError
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.grid import Cell, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
@@ -71,8 +73,8 @@ class SceneResult:
     """Chips the network looked at."""
     n_empty: int
     """Chips without a valid pixel, left out."""
-    footprint: shapely.Polygon
-    """Of the scene, in longitude and latitude."""
+    footprint: BaseGeometry
+    """Of the scene, in longitude and latitude; two parts if it lies across the antimeridian."""
     notes: tuple[str, ...]
     outside: bool = False
     """The area of interest misses the scene: nothing was looked at."""
@@ -114,7 +116,7 @@ def detect_scene(
         scene.scene_id = scene_id or scene.scene_id
         area = None if request.aoi is None else aoi_on(request.aoi, scene.geobox)
         if area is not None and not touches(area, scene.geobox):
-            return _nothing(scene, package, request)
+            return _nothing(scene, request, why="lies outside the area of interest", outside=True)
         factor, summand = scene.scaling(spec.scaling)
         predictor = Predictor(network, factor, summand, spec.scaling.clip)
         cells = _cells(scene, spec, area)
@@ -151,7 +153,7 @@ def provenance(package: ModelPackage, results: Sequence[SceneResult], request: R
         "last_date": dates[-1] if dates else None,
         "threshold_high": high,
         "threshold_low": low,
-        "confidence": package.spec.confidence.source,
+        "confidence": package.spec.confidence.meaning,
         "calibrated": package.spec.confidence.calibrated,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **more,
@@ -238,8 +240,8 @@ def _inside(detections: gpd.GeoDataFrame, area: BaseGeometry, scene: Scene) -> g
     return detections[shapely.contains_xy(area, x, y)]
 
 
-def _nothing(scene: Scene, package: ModelPackage, request: Request) -> SceneResult:
-    """The result for a scene outside the area of interest."""
+def _nothing(scene: Scene, request: Request, *, why: str, outside: bool) -> SceneResult:
+    """The result for a scene that was not looked at."""
     return SceneResult(
         detections=empty(str(scene.geobox.crs)),
         scene_id=scene.scene_id,
@@ -247,18 +249,23 @@ def _nothing(scene: Scene, package: ModelPackage, request: Request) -> SceneResu
         n_chips=0,
         n_empty=0,
         footprint=_footprint(scene),
-        notes=(f"{scene.scene_id} lies outside the area of interest: nothing was looked at",),
-        outside=True,
+        notes=(f"{scene.scene_id} {why}: nothing was looked at",),
+        outside=outside,
     )
 
 
-def _footprint(scene: Scene) -> shapely.Polygon:
-    try:
-        return shapely.make_valid(scene.geobox.extent.to_crs("EPSG:4326").geom)
-    except Exception as error:  # PROJ and odc-geo raise several kinds
-        raise GeoslaveError(
-            f"{scene.path} cannot be placed in longitude and latitude ({error}): is its CRS one of the Earth?"
-        ) from error
+def _blank(path: str, scene_id: str, package: ModelPackage, request: Request) -> SceneResult:
+    """The result for a scene of which every pixel is nodata."""
+    with open_scene(path, request.reading(package.spec)) as scene:
+        scene.scene_id = scene_id
+        return _nothing(scene, request, why="holds no valid pixel", outside=False)
+
+
+def _footprint(scene: Scene) -> BaseGeometry:
+    rows, cols = scene.geobox.shape
+    outline = shapely.segmentize(shapely.box(0, 0, cols, rows), max(rows, cols) / 16)
+    placed = shapely.transform(outline, lambda xy: np.column_stack(scene.geobox.affine @ (xy[:, 0], xy[:, 1])))
+    return shapely.make_valid(to_wgs84(np.array([placed]), scene.geobox.crs.proj)[0])
 
 
 def _notes(scene: Scene, spec: ModelSpec) -> tuple[str, ...]:
@@ -300,8 +307,8 @@ def detect_scenes(
     with scratch_folder(beside or Path(gettempdir()) / "geoslave") as work:
         for path, name, score_map in zip(paths, names, maps, strict=True):
             label = "" if len(paths) == 1 else f"{name}: "
-            results.append(
-                detect_scene(
+            try:
+                result = detect_scene(
                     path,
                     package,
                     network,
@@ -312,9 +319,15 @@ def detect_scenes(
                     overwrite=overwrite,
                     progress=_labelled(progress, label),
                 )
-            )
+            except EmptyScene:
+                if len(paths) == 1:
+                    raise
+                result = _blank(path, name, package, request)
+            results.append(result)
     if all(result.outside for result in results):
         raise GeoslaveError("the area of interest (--aoi) misses every scene: check its CRS and its place")
+    if not any(result.n_chips for result in results):
+        raise EmptyScene("no scene holds a valid pixel: every pixel is nodata; nothing to look at")
     layer = combine([result.detections for result in results])
     return merge_overlapping(layer, get_target(package.spec.target)), results
 
@@ -325,24 +338,28 @@ def _labelled(progress: Progress, label: str) -> Progress:
 
 
 def _scene_ids(paths: Sequence[str]) -> list[str]:
-    """File names without ending; where two are the same, with the name of their folder."""
+    """File names without ending; where two are the same, with the name of their folder, else a number."""
     resolved = [str(Path(path).resolve()) if "://" not in path else path for path in paths]
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, full in zip(paths, resolved, strict=True) if resolved.count(full) > 1)
         raise GeoslaveError(f"{twice} is given twice: name each scene once")
-    stems = [Path(full.rstrip("/")).stem for full in resolved]
-    return [
-        stem if stems.count(stem) == 1 else f"{Path(full).parent.name}_{stem}"
-        for stem, full in zip(stems, resolved, strict=True)
+    # what follows ? or # in an address may be a key
+    plain = [Path(re.split(r"[?#]", path)[0].rstrip("/") if "://" in path else path) for path in paths]
+    names = [path.stem for path in plain]
+    names = [
+        name if names.count(name) == 1 else f"{path.parent.name}_{name}"
+        for name, path in zip(names, plain, strict=True)
     ]
+    return [name if names.count(name) == 1 else f"{name}_{names[: k + 1].count(name)}" for k, name in enumerate(names)]
 
 
 def _score_paths(scores: Path | None, names: Sequence[str], overwrite: bool) -> list[Path | None]:
     """Where each scene's score map goes."""
     if scores is None:
         return [None] * len(names)
-    single = len(names) == 1 and scores.suffix.lower() in (".tif", ".tiff")
-    if not single and scores.suffix:
+    a_file = scores.suffix.lower() in (".tif", ".tiff")
+    single = len(names) == 1 and a_file
+    if a_file and not single:
         raise GeoslaveError(f"--scores {scores}: give a .tif for one scene, a folder for several")
     maps = [scores] if single else [scores / f"{name}-scores.tif" for name in names]
     for path in maps:

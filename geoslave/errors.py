@@ -15,6 +15,10 @@ class SceneError(GeoslaveError):
     """A raster cannot be read, or not be used for what was asked."""
 
 
+class EmptyScene(SceneError):
+    """A scene without a single valid pixel."""
+
+
 class LabelError(GeoslaveError):
     """Labels cannot be read, or do not fit the imagery."""
 

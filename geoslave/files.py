@@ -16,18 +16,13 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Say early that an output would be overwritten, before hours of work.
 
     Raises:
-        OutputError: if something stands at `path` and `overwrite` is false, or its folder cannot be made.
+        OutputError: if something stands at `path` and `overwrite` is false, or its folder cannot be written to.
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another name, or ask for --overwrite")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder {path.parent} cannot be made ({error.strerror}): choose another --out"
-        ) from error
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written to: choose another --out")
+    standing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {standing} cannot be written to: choose another place for {path.name}")
 
 
 @contextmanager
@@ -43,6 +38,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     refuse_existing(path, overwrite)
     draft = path.with_name(f".~{uuid4().hex[:8]}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         with draft.open("rb") as file:
             os.fsync(file.fileno())

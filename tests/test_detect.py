@@ -215,3 +215,64 @@ def test_both_backends_agree(data_dir: Path) -> None:
     )
     assert by_onnx.max() > 0.2
     assert np.abs(by_onnx - by_torch).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("box", [(-180, -90, 180, 90), (60, 5, 180, 60)], ids=["the world", "half of Asia"])
+def test_an_area_far_larger_than_the_scene_changes_nothing(
+    kiln_scene: Path, bright_model: Path, tmp_path: Path, box: tuple[float, ...]
+) -> None:
+    area = gpd.GeoSeries([shapely.box(*box)], crs="OGC:CRS84")
+    found = find(kiln_scene, bright_model, tmp_path, aoi=area).detections
+    assert len(found) == len(CORNERS)
+
+
+def test_an_area_across_the_antimeridian(make_scene: Make, bright_model: Path, tmp_path: Path) -> None:
+    """The scene lies on both sides; the area is given in two parts, as RFC 7946 wants it."""
+    place = Affine(10, 0, 168_000, 0, -10, 1_100_000)
+    scene = make_scene(with_kilns(dark_field((180, 400)), [(20, 30), (90, 330)]), crs="EPSG:32601", transform=place)
+    both = gpd.GeoSeries([shapely.box(179.9, 9, 180, 11), shapely.box(-180, 9, -179.9, 11)], crs="OGC:CRS84")
+    result = find(scene, bright_model, tmp_path, aoi=both)
+    assert len(result.detections) == 2
+    assert result.footprint.area < 0.01
+    assert len(find(scene, bright_model, tmp_path, aoi=both[1:]).detections) in (0, 1, 2)
+
+
+def test_evaluating_across_the_antimeridian_ends(
+    make_scene: Make, bright_model: Path, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "scenes").mkdir()
+    place = Affine(10, 0, 168_000, 0, -10, 1_100_000)
+    scene = with_kilns(dark_field((180, 400)), [(20, 30), (90, 330)])
+    make_scene(scene, name="scenes/a.tif", crs="EPSG:32601", transform=place)
+    x, y = place @ (35, 22)
+    site = gpd.GeoSeries([shapely.Point(x, y).buffer(30)], crs="EPSG:32601").to_crs("OGC:CRS84")
+    site.to_file(tmp_path / "sites.geojson")
+    command = ["evaluate", bright_model, "--scenes", tmp_path / "scenes", "--labels", tmp_path / "sites.geojson"]
+    status, printed, err = run(*command, "--json")
+    assert status == 0, err
+    facts = json.loads(printed)
+    assert facts["area_km2"] == pytest.approx(1.8 * 4.0, rel=0.05)
+    assert (facts["n_sites"], facts["n_hits"]) == (1, 1)
+
+
+def test_a_blank_scene_among_others_costs_nothing(make_scene: Make, bright_model: Path, tmp_path: Path) -> None:
+    full = make_scene(with_kilns(dark_field((180, 200)), CORNERS), name="full.tif", nodata=0)
+    blank = make_scene(np.zeros((3, 180, 200), np.uint8), name="blank.tif", nodata=0)
+    package = open_package(bright_model)
+    network = load_network(package, "onnx")
+    layer, results = detect_scenes([str(full), str(blank)], package, network, tmp_path / "x.gpkg")
+    assert len(layer) == len(CORNERS)
+    assert "no valid pixel" in results[1].notes[0]
+    for alone in ([str(blank)], [str(blank), str(make_scene(np.zeros((3, 9, 9), np.uint8), name="b2.tif", nodata=0))]):
+        with pytest.raises(GeoslaveError, match="every pixel is nodata"):
+            detect_scenes(alone, package, network, tmp_path / "x.gpkg")
+
+
+def test_names_of_scenes_are_unique_and_hold_no_secrets(tmp_path: Path) -> None:
+    from geoslave.detect import _scene_ids
+
+    assert _scene_ids(["A/x/s.tif", "B/x/s.tif", "C/y/s.tif", "t.tif"]) == ["x_s_1", "x_s_2", "y_s", "t"]
+    assert _scene_ids(["https://h/a.tif?sig=SECRET&sv=1.0"]) == ["a"]
+    (tmp_path / "real.tif").touch()
+    (tmp_path / "nice_20200101.tif").symlink_to(tmp_path / "real.tif")
+    assert _scene_ids([str(tmp_path / "nice_20200101.tif")]) == ["nice_20200101"]

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option, progress, scene_options
+from geoslave.cli.common import (
+    PATH,
+    answer,
+    example,
+    json_option,
+    note,
+    overwrite_option,
+    progress,
+    scene_options,
+    warnings_told,
+)
 
 
 @click.command(
@@ -52,7 +62,8 @@ def command(
     with open_scene(scene, reading) as source, progress(as_json) as step:
         known = None
         if labels is not None:
-            known = labels_on(read_labels(labels, target=get_target(target)), source.geobox)
+            with warnings_told():
+                known = labels_on(read_labels(labels, target=get_target(target)), source.geobox)
         summary = cut_chips(
             source,
             out,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -13,7 +15,20 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+
+class _Finite(click.FloatRange):
+    """A number in a range; not a number is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
 PATH = click.Path(path_type=Path)
+SHARE = _Finite(0, 1)
+SCORE = _Finite(0, 1, min_open=True)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 
@@ -64,10 +79,23 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
 def answer(as_json: bool, facts: dict[str, Any], lines: list[str]) -> None:
     """Print the answer, for a program or for a person."""
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        click.echo(json.dumps(facts, ensure_ascii=False, default=str, allow_nan=False))
         return
     for line in lines:
         click.echo(line)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """What reading labels repaired or left out is said as a note."""
+    from geoslave.labels.formats import LabelWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LabelWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, LabelWarning):
+            note(str(warning.message))
 
 
 def note(text: str) -> None:

@@ -10,6 +10,8 @@ import click
 
 from geoslave.cli.common import (
     PATH,
+    SCORE,
+    SHARE,
     answer,
     example,
     json_option,
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from geoslave.model.package import ModelPackage
 
 
-SCORE = click.FloatRange(0, 1, min_open=True)
-
-
 @click.command(
     "detect",
     epilog=example("geoslave detect scene.tif --model kiln-s2 --out kilns.gpkg --scores scores.tif"),
@@ -38,7 +37,7 @@ SCORE = click.FloatRange(0, 1, min_open=True)
 @click.option("--aoi", type=PATH, help="Polygons; only sites inside them are reported.")
 @scene_options
 @click.option("--threshold", type=SCORE, help="Score that makes a detection. [default: the model's]")
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out detections below.")
+@click.option("--min-confidence", type=SHARE, help="Leave out detections below.")
 @click.option("--scores", type=PATH, help="Write the score map (COG) too; a folder if there are several scenes.")
 @click.option(
     "--date",

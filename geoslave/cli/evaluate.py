@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoslave.cli.common import PATH, answer, example, json_option, progress, scene_options
+from geoslave.cli.common import PATH, SHARE, answer, example, json_option, progress, scene_options, warnings_told
 
 if TYPE_CHECKING:
     from geoslave.detections.evaluate import Evaluation
@@ -19,7 +19,7 @@ RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 @click.argument("model")
 @click.option("--scenes", type=PATH, required=True, help="A folder of scenes, all of them labelled.")
 @click.option("--labels", type=PATH, required=True, help="The known sites; none missing in these scenes.")
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Operating point. [default: the model's]")
+@click.option("--min-confidence", type=SHARE, help="Operating point. [default: the model's]")
 @scene_options
 @click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: all cores]")
 @json_option
@@ -51,7 +51,8 @@ def command(
     from geoslave.targets import get_target
 
     package = open_package(model)
-    sites = read_labels(labels, target=get_target(package.spec.target))
+    with warnings_told():
+        sites = read_labels(labels, target=get_target(package.spec.target))
     paths = _rasters(scenes)
     request = Request(numbers=bands, crs=crs, nodata=None if nodata == "none" else nodata, trust_all=nodata == "none")
     operating = package.spec.confidence.operating if min_confidence is None else min_confidence
@@ -69,6 +70,8 @@ def _rasters(folder: Path) -> list[str]:
 
     if not folder.is_dir():
         raise SceneError(f"{folder} is no folder: give the folder that holds the labelled scenes")
+    if (folder / "index.parquet").is_file() and (folder / "chips").is_dir():
+        folder = folder / "chips"  # what `geoslave chip` leaves
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in RASTERS)
     if not paths:
         raise SceneError(f"{folder} holds no raster ({', '.join(RASTERS)}): give the folder that holds the scenes")

@@ -26,13 +26,13 @@ def command(config: Path, out: Path | None, overwrite: bool, as_json: bool) -> N
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtra("geoslave train", "train") from None
-    from geoslave.files import refuse_existing
+    from geoslave.model.package import check_folder
     from geoslave.model.publish import publish
     from geoslave.model.train import load_config, train
 
     settings = load_config(config)
     folder = out or Path("models") / settings.name
-    refuse_existing(folder, overwrite)
+    check_folder(folder, overwrite)
     with progress(as_json) as step:
         result = train(settings, lambda done, total, loss: step("training", done, total))
     publish(result, folder, overwrite=overwrite)

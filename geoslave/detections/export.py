@@ -277,9 +277,9 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 def _check_complete(path: Path, n: int) -> None:
     """GDAL can meet a full disk without a word: count what is on it."""
-    if path.suffix == ".geojson":
+    if path.suffix.lower() == ".geojson":
         return  # written by us, every error seen
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         found = pq.read_metadata(path).num_rows
     else:
         found = pyogrio.read_info(path, layer=LAYER, force_feature_count=True)["features"]
@@ -288,7 +288,9 @@ def _check_complete(path: Path, n: int) -> None:
 
 
 def _write_style(table: gpd.GeoDataFrame, path: Path, folder: Path) -> None:
-    if not path.with_suffix(".qml").exists():
+    # QGIS would take the style for the raster's
+    raster = any(path.with_suffix(ending).exists() for ending in (".tif", ".tiff", ".vrt", ".jp2"))
+    if not raster and not path.with_suffix(".qml").exists():
         style = (folder / path.name).with_suffix(".qml")
         style.write_text(qgis.detections_qml([c for c in table.columns if c != "geometry"]), encoding="utf-8")
 
@@ -431,9 +433,13 @@ def _parquet(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None
 
 
 def _geojson_notes(path: Path) -> Any:
-    """From the first line, which holds all but the features."""
+    """From the first line, which holds all but the features; from the whole file if others saved it again."""
     with path.open(encoding="utf-8") as file:
-        return json.loads(file.readline().rstrip() + "]}")["geoslave"]
+        try:
+            return json.loads(file.readline().rstrip() + "]}")["geoslave"]
+        except (ValueError, KeyError):
+            file.seek(0)
+            return json.load(file)["geoslave"]
 
 
 def _gpkg_notes(path: Path) -> Any:

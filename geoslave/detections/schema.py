@@ -42,8 +42,8 @@ COLUMNS: dict[str, Column] = {
     "confidence": Column(
         "number",
         "Confidence",
-        "0 to 1. If calibrated: the share of such detections that people confirm. If not: the mean score, "
-        "good for ranking, not a probability",
+        "0 to 1. If calibrated: the share of such detections that people confirm. If not: a score, "
+        "good for ranking, no probability; the layer's provenance says which",
         share=True,
     ),
     "calibrated": Column("flag", "Confidence is calibrated", "True if confidence was fitted on reviewed sites"),

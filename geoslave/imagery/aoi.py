@@ -10,6 +10,8 @@ import numpy as np
 import shapely
 from odc.geo.geobox import GeoBox
 from pyogrio.errors import DataSourceError
+from pyproj import CRS
+from pyproj import Transformer as Projection
 from shapely.geometry.base import BaseGeometry
 
 from geoslave.errors import GeoslaveError
@@ -18,6 +20,9 @@ from geoslave.imagery.geotiff import ground_sampling_distance
 
 DENSIFY_DEGREES = 0.05
 """Long edges get vertices this close before they are projected, so that they bend as they should."""
+
+_POINTS = 33
+"""A grid's surroundings are found from this many points along each side and inside."""
 
 
 def read_aoi(path: Path) -> gpd.GeoSeries:
@@ -29,7 +34,7 @@ def read_aoi(path: Path) -> gpd.GeoSeries:
     if not path.exists():
         raise GeoslaveError(f"{path} does not exist: check the name given to --aoi")
     try:
-        table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        table = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
     except (DataSourceError, ValueError, OSError) as error:
         raise GeoslaveError(
             f"{path} cannot be read as an area of interest ({error}): give GeoJSON or GeoPackage"
@@ -48,13 +53,37 @@ def read_aoi(path: Path) -> gpd.GeoSeries:
 
 
 def aoi_on(aoi: gpd.GeoSeries, geobox: GeoBox) -> BaseGeometry:
-    """The area in pixel coordinates (x, y) of a grid, cut to what can be projected there."""
-    projected = aoi.segmentize(DENSIFY_DEGREES).to_crs(str(geobox.crs))
-    geometry = projected.make_valid().union_all()
+    """The part of an area near a grid, in the grid's pixel coordinates (x, y).
+
+    The area is cut to the grid's surroundings first, because a CRS gives nonsense far from home.
+    """
+    near = _surroundings(geobox)
+    copies = [aoi.translate(turn) for turn in (-360, 0, 360)]
+    cut = gpd.GeoSeries(np.concatenate([c.intersection(near).to_numpy() for c in copies]), crs=aoi.crs)
+    cut = cut[~cut.is_empty]
+    if cut.empty:
+        return shapely.Polygon()
+    projected = cut.segmentize(DENSIFY_DEGREES).to_crs(str(geobox.crs)).make_valid().union_all()
     inverse = ~geobox.affine
-    pixels = shapely.transform(geometry, lambda xy: np.column_stack(inverse @ (xy[:, 0], xy[:, 1])))
-    finite = bool(np.isfinite(shapely.get_coordinates(pixels)).all())
-    return shapely.make_valid(pixels) if finite else shapely.Polygon()
+    return shapely.make_valid(shapely.transform(projected, lambda xy: np.column_stack(inverse @ (xy[:, 0], xy[:, 1]))))
+
+
+def _surroundings(geobox: GeoBox) -> BaseGeometry:
+    """A box in longitude and latitude around a grid, a little larger; it may reach past 180 degrees."""
+    rows, cols = geobox.shape
+    x, y = np.meshgrid(np.linspace(0, cols, _POINTS), np.linspace(0, rows, _POINTS))
+    project = Projection.from_crs(CRS.from_user_input(str(geobox.crs)), "OGC:CRS84", always_xy=True)
+    lon, lat = (np.ravel(v) for v in project.transform(*(geobox.affine @ (x.ravel(), y.ravel()))))
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
+        return shapely.Polygon()
+    lon, lat = lon[known], lat[known]
+    if np.ptp(lon) > 180 and np.ptp(lon % 360) < np.ptp(lon):
+        lon = lon % 360  # the grid lies across the antimeridian
+    pad = 0.05 + 0.1 * max(np.ptp(lon), np.ptp(lat))
+    if np.abs(lat).max() + pad >= 90:  # a pole is near: every longitude
+        return shapely.box(-180, lat.min() - pad, 180, lat.max() + pad)
+    return shapely.box(lon.min() - pad, lat.min() - pad, lon.max() + pad, lat.max() + pad)
 
 
 def touches(area: BaseGeometry, geobox: GeoBox) -> bool:

@@ -112,7 +112,7 @@ def cut_chips(
         LabelError: if no label touches the scene.
         OutputError: if the folder exists or cannot be written.
     """
-    out_dir = Path(out_dir)
+    out_dir = Path(out_dir).resolve()  # through a link, so that what it points to is replaced, not the link
     if source.geobox.crs is None:
         raise SceneError(f"{scene_id}: no CRS, so chips cannot be placed on earth; assign one (gdal_edit.py -a_srs)")
     cells = list(chip_grid(tuple(source.geobox.shape), size, overlap))
@@ -310,8 +310,8 @@ def _check_target(out_dir: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(f"{out_dir}: the folder is not empty; give another one, or overwrite the chips in it")
-    if not (out_dir / INDEX).is_file():
-        raise OutputError(f"{out_dir}: holds no chips, so it is not overwritten; give another folder")
+    if not {path.name for path in out_dir.iterdir()} <= {INDEX, "chips", "masks"}:
+        raise OutputError(f"{out_dir}: holds other things than chips, so it is not overwritten; give another folder")
 
 
 def _partial_folder(out_dir: Path) -> Path:

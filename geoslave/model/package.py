@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of `geoslave:spec`; a package of a later format is refused, not guessed at."""
+FILES = ("model.json", "model.safetensors", "model.onnx", "README.md")
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
 FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 _SHA256_MULTIHASH = "1220"
@@ -71,9 +72,18 @@ class Confidence(_Frozen):
     intercept: float | None = None
     slope: float | None = None
     calibrated: bool = False
-    source: str = "not calibrated: the score itself, good for ranking, not a probability"
+    source: str = "not calibrated"
+    """Which held-out data it was calibrated on."""
     operating: float = Field(default=0.5, ge=0, le=1)
     """Detections of at least this confidence are the map; those below are kept for review."""
+
+    @property
+    def meaning(self) -> str:
+        """In words, for provenance and the card."""
+        if self.calibrated:
+            return f"probability that the detection is a site, {self.source}"
+        what = "highest" if self.statistic == "score_max" else "mean"
+        return f"{self.source}: made from the detection's {what} score, good for ranking, no probability"
 
     def apply(self, score_mean: NDArray[np.float64], score_max: NDArray[np.float64]) -> NDArray[np.float64]:
         """Confidence in [0, 1] of detections with these score statistics (arrays of one length)."""
@@ -209,8 +219,8 @@ def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, 
 
     from geoslave.model.network import export_onnx
 
-    if folder.exists() and not overwrite:
-        raise ModelError(f"{folder} exists: choose another folder or ask for --overwrite")
+    check_folder(folder, overwrite)
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     network = network.eval()
     with TemporaryDirectory(prefix=".geoslave-", dir=folder.parent) as scratch:
@@ -227,6 +237,20 @@ def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, 
             file.chmod(0o644)
         draft.replace(folder)
     return folder
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Make sure, before hours of training, that a package can be written to `folder`.
+
+    Raises:
+        ModelError: if it is there already and `overwrite` is false, or holds anything but a package.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= set(FILES):
+        raise ModelError(f"{folder} exists and holds other things than a model: choose another folder")
+    if any(folder.iterdir()) and not overwrite:
+        raise ModelError(f"{folder} exists: choose another folder or ask for --overwrite")
 
 
 def describe(folder: Path, spec: ModelSpec, parameters: int | None = None) -> None:

@@ -124,7 +124,7 @@ def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
             f"| | {result.n_scenes} scenes with {result.n_sites} labelled sites, {result.n_backgrounds} background"
             f" chips, {len(result.losses)} steps |",
             f"| licence of the weights | {spec.licence} |",
-            f"| confidence | {confidence.source} |",
+            f"| confidence | {confidence.meaning} |",
             f"| map | detections with a confidence of {confidence.operating:.2f} or more |",
             f"| made | {spec.created}, geoslave {__version__} |",
             "",

@@ -173,3 +173,41 @@ def test_evaluate_prints_every_figure_with_its_interval(
     assert (facts["precision"], facts["recall"], facts["n_sites"], facts["n_detections"]) == (0.75, 1.0, 3, 4)
     for rate in ("precision", "recall", "f1", "average_precision", "false_alarms_per_100km2"):
         assert facts[f"{rate}_low"] <= facts[rate] <= facts[f"{rate}_high"]
+
+
+def test_what_was_wrong_with_labels_is_told(make_scene: Make, run: Run, tmp_path: Path) -> None:
+    scene = make_scene(dark_field((100, 100)))
+    sites = gpd.GeoDataFrame(
+        {"class_name": ["brick_kiln", "brick_kiln"]},
+        geometry=[*gpd.points_from_xy([500_350], [2_649_775]).buffer(45), None],
+        crs="EPSG:32645",
+    )
+    sites.to_file(tmp_path / "sites.gpkg")
+    status, _, err = run("chip", scene, "--out", tmp_path / "chips", "--labels", tmp_path / "sites.gpkg")
+    assert status == 0 and err.startswith("Note:") and "1" in err
+
+
+def test_evaluate_takes_a_folder_of_chips(make_scene: Make, bright_model: Path, run: Run, tmp_path: Path) -> None:
+    scene = make_scene(with_kilns(dark_field((180, 200)), [(20, 30), (100, 100)]))
+    sites = gpd.GeoSeries(gpd.points_from_xy([500_350], [2_649_775]), crs="EPSG:32645").buffer(30)
+    sites.to_crs(4326).to_file(tmp_path / "sites.geojson")
+    assert run("chip", scene, "--out", tmp_path / "chips", "--size", 96)[0] == 0
+    command = ["evaluate", bright_model, "--scenes", tmp_path / "chips", "--labels", tmp_path / "sites.geojson"]
+    status, printed, _ = run(*command, "--json")
+    facts = json.loads(printed)
+    assert status == 0 and (facts["n_sites"], facts["n_hits"], facts["n_detections"]) == (1, 1, 2)
+
+
+def test_exporting_again_keeps_what_was_left_out_before(
+    make_scene: Make, bright_model: Path, run: Run, tmp_path: Path
+) -> None:
+    scene = make_scene(with_kilns(dark_field((180, 200)), [(20, 30), (100, 100)]))
+    assert run("detect", scene, "--model", bright_model, "--out", tmp_path / "a.geojson")[0] == 0
+    saved_again = json.dumps(json.loads((tmp_path / "a.geojson").read_text()))
+    (tmp_path / "b.geojson").write_text(saved_again)
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}2.GEOJSON"
+        assert run("export", tmp_path / f"{name}.geojson", "--out", out)[0] == 0
+        notes = json.loads(out.read_text())["geoslave"]
+        assert notes["min_confidence"] == 0.6 and notes["model_id"].startswith("bright@")
+    assert run("export", tmp_path / "a.geojson", "--out", tmp_path / "A.PARQUET")[0] == 0

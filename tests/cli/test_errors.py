@@ -168,6 +168,8 @@ def test_bad_usage_ends_with_2(scene: Path, bright_model: Path, run: Run, tmp_pa
         ["detect", scene, "--out", tmp_path / "o.gpkg", "--bands", "red"],
         ["detect", scene, "--out", tmp_path / "o.gpkg", "--threshold", "7"],
         ["detect", scene, "--out", tmp_path / "o.gpkg", "--nodata", "empty"],
+        ["detect", scene, "--out", tmp_path / "o.gpkg", "--threshold", "nan"],
+        ["detect", scene, "--out", tmp_path / "o.gpkg", "--min-confidence", "nan"],
         ["chip", scene, "--out", tmp_path / "c", "--size", "64", "--overlap", "64"],
         ["nonsense"],
     ):
@@ -175,6 +177,32 @@ def test_bad_usage_ends_with_2(scene: Path, bright_model: Path, run: Run, tmp_pa
         assert status == 2 and "Traceback" not in err
     status, _, err = run("detect", scene, "--model", bright_model, "--out", tmp_path / "o.shp")
     assert status == 1 and ".gpkg" in err
+
+
+def test_overwriting_never_takes_what_is_not_ours(scene: Path, run: Run, tmp_path: Path) -> None:
+    for name in ("chips", "model", "demo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    config = tmp_path / "config.yaml"
+    config.write_text("name: x\nsteps: 1\n")
+    before = set(tmp_path.rglob("*"))
+    for command in (
+        ["chip", scene, "--out", tmp_path / "chips", "--overwrite"],
+        ["train", config, "--out", tmp_path / "model", "--overwrite"],
+        ["demo", "--out", tmp_path / "demo", "--overwrite"],
+    ):
+        status, _, err = run(*command)
+        assert_one_line_and_nothing_left(status, err, tmp_path, before)
+        assert "other things" in err
+
+
+def test_chips_are_replaced_through_a_link(scene: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for more in ([], ["--overwrite"]):
+        assert run("chip", scene, "--out", tmp_path / "link", *more)[0] == 0
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "index.parquet").is_file()
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_folders_are_replaced_only_when_asked_and_only_if_they_hold_chips(tmp_pa
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "family.jpg").touch()
-    with pytest.raises(OutputError, match="holds no chips"):
+    with pytest.raises(OutputError, match="other things than chips"):
         cut_chips(scene(32, 32), photos, 32, 0, overwrite=True)
     with pytest.raises(OutputError, match="is a file"):
         cut_chips(scene(32, 32), photos / "family.jpg", 32, 0)

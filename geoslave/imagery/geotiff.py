@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
@@ -67,6 +67,10 @@ COARSEST = 2.0
 """A scene coarser than the model's GSD by more than this is refused: the sites are not visible in it."""
 SAMPLE_PIXELS = 250_000
 """About as many pixels make the statistics of a scene."""
+FEW_VALID = 256
+"""With fewer valid pixels in the sample than this the whole scene is searched for more."""
+SEARCH_PIXELS = 1 << 20
+"""About so many pixels are in memory while a scene is searched or averaged."""
 UNDECLARED_FILL_SHARE = 0.02
 """So large a share of pixels at the end of the range in every band, border included, is taken as fill."""
 
@@ -75,12 +79,34 @@ _COMMON_NAMES = {
     "blue": ("blue", "b02", "b2"),
     "green": ("green", "b03", "b3"),
     "red": ("red", "b04", "b4"),
-    "rededge": ("rededge", "b05", "b5"),
+    "rededge": ("rededge", "rededge1", "b05", "b5"),
     "nir": ("nir", "b08", "b8"),
     "swir16": ("swir16", "swir1", "b11"),
     "swir22": ("swir22", "swir2", "b12"),
 }
 """Common names and what Sentinel-2 products call them."""
+
+_ONE_WORD = (
+    (re.compile(r"\bcoastal (?:blue|aerosol)\b"), "coastal"),
+    (re.compile(r"\bred edge"), "rededge"),
+    (re.compile(r"\bgreen i\b"), "greeni"),
+)
+"""Names of two words, of which one is another band's name (`green_i` is PlanetScope's other green)."""
+
+_ACQUISITION_TAGS = (
+    "acquisitiondatetime",
+    "acquisition_datetime",
+    "acquisition_date",
+    "date_acquired",
+    "sensing_time",
+    "datatake_1_datatake_sensing_start",
+    "product_start_time",
+    "datetime",
+)
+"""Tags, in small letters, that say when a scene was taken."""
+
+_DRIVER_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]+:")
+"""What GDAL's names of subdatasets begin with; one letter alone is a drive of Windows."""
 
 
 def gdal_environment(cache: int = SMALL_CACHE) -> rasterio.Env:
@@ -120,6 +146,22 @@ class Validity:
     """What a person should know, e.g. that an undeclared fill was found."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Pixels spread over a scene."""
+
+    pixels: NDArray[Any]
+    """[band, n]"""
+    valid: NDArray[np.bool_]
+    """[n]"""
+    shape: tuple[int, int] | None
+    """Rows and columns, if they cover the scene evenly."""
+
+
+Read = Callable[[Window, tuple[int, int] | None, Resampling], tuple[NDArray[Any], NDArray[np.bool_]]]
+"""Reads a window of a file, on so many pixels: their values [band, y, x] and validity [y, x]."""
+
+
 class Scene:
     """An open scene, read by window on one grid: a `Source`.
 
@@ -140,13 +182,20 @@ class Scene:
         self._dataset = dataset
         self._indexes = indexes
         self._per_pixel = (dataset.height / geobox.shape[0], dataset.width / geobox.shape[1])
-        self.path = path
+        self._declared = tuple(dataset.nodatavals[i - 1] for i in indexes)
+        self._spread: _Sample | None = None
+        self._searched: tuple[Validity, _Sample] | None = None
+        self.path = shown_path(path)
+        """For people: without what an address may keep secret."""
         self.geobox = geobox
         self.bands = bands
         """Names of the bands, in reading order."""
         self.validity = validity
         self.dtype: str = dataset.dtypes[indexes[0] - 1]
-        self.scene_id = Path(path.rstrip("/")).stem
+        self.scales: tuple[float, ...] = tuple(dataset.scales[i - 1] for i in indexes)
+        self.offsets: tuple[float, ...] = tuple(dataset.offsets[i - 1] for i in indexes)
+        """Measurement = stored * scale + offset, per band; 1 and 0 where the file declares none."""
+        self.scene_id = scene_name(path)
         self.date = _scene_date(dataset, self.scene_id)
 
     def __enter__(self) -> Scene:
@@ -207,9 +256,32 @@ class Scene:
         return Raster(pixels, valid, GeoBox(shape, affine, self.geobox.crs))
 
     def sample(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels [band, n] spread over the scene, and which of them are valid [n]: from its overviews."""
-        pixels, valid = _sample(self._dataset, self._read)
-        return pixels.reshape(pixels.shape[0], -1), valid.ravel()
+        """Pixels [band, n] spread over the scene, and which of them are valid [n].
+
+        Where few of them are valid, the scene is searched for valid ones. Read once and kept.
+        """
+        spread = self._spread_sample()
+        # kept from before an undeclared fill was found
+        valid = spread.valid & valid_pixels(spread.pixels[:, None], None, self.validity)[0]
+        if np.count_nonzero(valid) >= FEW_VALID or valid.size >= self._dataset.height * self._dataset.width:
+            return spread.pixels, valid
+        if self._searched is None or self._searched[0] != self.validity:
+            self._searched = (self.validity, _search(self._dataset, self._read))
+        found = self._searched[1]
+        return found.pixels, found.valid
+
+    def border(self) -> NDArray[Any]:
+        """Pixels [band, n] spread over the first and last rows and columns."""
+        spread = self._spread_sample()
+        if spread.shape is None:
+            return _border(self._dataset, self._read)
+        grid = spread.pixels.reshape(-1, *spread.shape)
+        return np.concatenate([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], axis=1)
+
+    def _spread_sample(self) -> _Sample:
+        if self._spread is None:
+            self._spread = _sample(self._dataset, self._read)
+        return self._spread
 
     def radiometry(self) -> Radiometry:
         """What the stored numbers mean."""
@@ -230,20 +302,41 @@ class Scene:
 
     def _radiometry(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Radiometry:
         brightest = float(np.percentile(pixels[:, valid], 98)) if valid.any() else 0.0
-        return radiometry(
-            self.dtype,
-            tuple(self._dataset.scales[i - 1] for i in self._indexes),
-            tuple(self._dataset.offsets[i - 1] for i in self._indexes),
-            brightest,
-        )
+        return radiometry(self.dtype, self.scales, self.offsets, brightest)
 
     def _read_inside(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if not self.resampled:
             return self._read(window, None, Resampling.nearest)
+        if not all(map(_same_nodata, self.validity.nodata, self._declared)):
+            return self._average_valid(window)
         fy, fx = self._per_pixel
         source = Window(window.col_off * fx, window.row_off * fy, window.width * fx, window.height * fy)
         finer = max(fx, fy) > 1
         return self._read(source, (window.height, window.width), Resampling.average if finer else Resampling.bilinear)
+
+    def _average_valid(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of the grid from the file's valid pixels alone.
+
+        GDAL leaves out only the nodata value that the file declares, and would mix others into the
+        average (the file's own overviews may have done so already): here it is done by hand, in pieces.
+        """
+        pixels = np.zeros((len(self._indexes), window.height, window.width), self.dtype)
+        valid = np.zeros((window.height, window.width), bool)
+        weights = _shares if max(self._per_pixel) > 1 else _neighbours
+        width = 256
+        height = max(1, int(SEARCH_PIXELS / (width * self._per_pixel[0] * self._per_pixel[1])))
+        for x in range(0, window.width, width):
+            cols = slice(x, min(x + width, window.width))
+            left, across = weights(window.col_off, cols, self._per_pixel[1], self._dataset.width)
+            for y in range(0, window.height, height):
+                rows = slice(y, min(y + height, window.height))
+                top, down = weights(window.row_off, rows, self._per_pixel[0], self._dataset.height)
+                source = Window(left, top, across.shape[1], down.shape[1])
+                stored, known = self._read(source, None, Resampling.nearest)
+                # as GDAL does it: one valid pixel is enough beside nodata, half a pixel under a mask
+                least = 0.5 if self.validity.masked else 1e-3
+                pixels[:, rows, cols], valid[rows, cols] = _weighted_mean(stored, known, down, across, least)
+        return pixels, valid
 
     def _read(
         self, window: Window, shape: tuple[int, int] | None, resampling: Resampling
@@ -273,7 +366,7 @@ def valid_pixels(pixels: NDArray[Any], masks: NDArray[np.uint8] | None, validity
         valid &= (masks >= 128).any(axis=0)
     everywhere = None
     for band, nodata in zip(pixels, validity.nodata, strict=True):
-        if nodata is None:
+        if nodata is None or not _holds(pixels.dtype, nodata):
             everywhere = np.zeros(valid.shape, bool)
         elif math.isnan(nodata):
             valid &= ~np.isnan(band)
@@ -299,13 +392,15 @@ def open_scene(path: str | Path, reading: Reading | None = None) -> Scene:
         SceneError: if it cannot be read, has no place on earth, lacks a band, or is too coarse.
     """
     path, reading = str(path), reading or Reading()
+    shown = shown_path(path)
     with gdal_environment(), ExitStack() as stack:
         raw = _open(stack, path)
-        dataset = _georeferenced(stack, raw, path, reading.crs)
-        crs = reading.crs or dataset.crs
-        _refuse_unusable(dataset, path)
-        indexes, names = _choose_bands(dataset, path, reading)
-        geobox = _work_grid(dataset, crs, path, reading.gsd_m)
+        dataset = _georeferenced(stack, raw, shown, reading)
+        # ground control points were warped to a grid in their own CRS
+        crs = dataset.crs if dataset is not raw else reading.crs or dataset.crs
+        _refuse_unusable(dataset, shown)
+        indexes, names = _choose_bands(dataset, shown, reading)
+        geobox = _work_grid(dataset, crs, shown, reading.gsd_m)
         validity = _validity(dataset, indexes, reading)
         scene = Scene(stack.pop_all(), dataset, path, geobox, indexes, names, validity)
     if reading.nodata is None and not reading.trust_all:
@@ -315,6 +410,24 @@ def open_scene(path: str | Path, reading: Reading | None = None) -> Scene:
             scene.close()
             raise
     return scene
+
+
+def shown_path(path: str) -> str:
+    """A path as it may be printed: an address without user, query and fragment, which may be secrets."""
+    if "://" not in path:
+        return path
+    start = path.index("://") + 3
+    return _without_secrets(path[:start] + re.split(r"[?#]", path[start:], maxsplit=1)[0])
+
+
+def scene_name(path: str) -> str:
+    """What a scene is called after its path: the file's name without ending; of a subdataset, its parts."""
+    path = shown_path(path)
+    prefix = _DRIVER_PREFIX.match(path)
+    if prefix is None or "://" in path or Path(path).exists():
+        return Path(path.rstrip("/")).stem
+    parts = (Path(part.strip('"').rstrip("/")).stem for part in path[prefix.end() :].split(":"))
+    return "_".join(part for part in parts if part)
 
 
 def ground_sampling_distance(geobox: GeoBox) -> tuple[float, float]:
@@ -340,7 +453,7 @@ def ground_sampling_distance(geobox: GeoBox) -> tuple[float, float]:
 
 
 def _open(stack: ExitStack, path: str) -> Any:
-    if "://" not in path and not path.startswith("/vsi"):
+    if "://" not in path and not path.startswith("/vsi") and not _DRIVER_PREFIX.match(path):
         _refuse_no_file(path)
     try:
         with catch_warnings():
@@ -349,7 +462,8 @@ def _open(stack: ExitStack, path: str) -> Any:
             return stack.enter_context(rasterio.open(path, **options))
     except RasterioIOError as error:
         raise SceneError(
-            f"{path} cannot be opened as a raster ({_cause(error)}): give a GeoTIFF or another raster GDAL reads"
+            f"{shown_path(path)} cannot be opened as a raster ({_cause(error)}): "
+            "give a GeoTIFF or another raster GDAL reads"
         ) from error
 
 
@@ -363,19 +477,18 @@ def _refuse_no_file(path: str) -> None:
         raise SceneError(f"{path} is empty (0 bytes): fetch the file again")
 
 
-def _georeferenced(stack: ExitStack, dataset: Any, path: str, crs: str | None) -> Any:
+def _georeferenced(stack: ExitStack, dataset: Any, path: str, reading: Reading) -> Any:
     """The dataset itself, or its ground control points warped to a grid."""
     points, points_crs = dataset.gcps
-    if dataset.crs is None and points and points_crs is not None and dataset.transform.is_identity:
+    crs = points_crs or reading.crs
+    if dataset.crs is None and points and crs is not None and dataset.transform.is_identity:
         try:
-            return stack.enter_context(
-                WarpedVRT(dataset, crs=points_crs, resampling=Resampling.bilinear, add_alpha=dataset.nodata is None)
-            )
+            return stack.enter_context(WarpedVRT(dataset, **_warp_options(dataset, crs, reading.nodata)))
         except (RasterioError, ValueError) as error:
             raise SceneError(
                 f"{path} has ground control points that make no grid ({_cause(error)}): warp it first with gdalwarp"
             ) from error
-    if dataset.crs is None and crs is None:
+    if dataset.crs is None and reading.crs is None:
         raise SceneError(
             f"{path} has no CRS, so nobody knows where it lies: say it with --crs EPSG:..., "
             "or write it into the file with  gdal_edit.py -a_srs EPSG:..."
@@ -386,6 +499,14 @@ def _georeferenced(stack: ExitStack, dataset: Any, path: str, crs: str | None) -
             "give it one with  gdal_edit.py -a_ullr ULX ULY LRX LRY"
         )
     return dataset
+
+
+def _warp_options(dataset: Any, crs: Any, nodata: float | None) -> dict[str, Any]:
+    """How ground control points become a grid, on which the pixels beyond the image are invalid."""
+    options: dict[str, Any] = {"src_crs": crs, "crs": crs, "resampling": Resampling.bilinear}
+    if nodata is not None and _holds(np.dtype(dataset.dtypes[0]), nodata):
+        return {**options, "src_nodata": nodata, "nodata": nodata}
+    return {**options, "add_alpha": dataset.nodata is None and ColorInterp.alpha not in dataset.colorinterp}
 
 
 def _refuse_unusable(dataset: Any, path: str) -> None:
@@ -405,6 +526,11 @@ def _choose_bands(dataset: Any, path: str, reading: Reading) -> tuple[tuple[int,
         return tuple(usable), tuple(_band_title(dataset, i) for i in usable)
     known = {**_named_bands(dataset), **(reading.numbers or {})}
     wanted = reading.bands or tuple(reading.numbers or ())
+    unwanted = [name for name in reading.numbers or () if name not in wanted]
+    if unwanted:
+        raise SceneError(
+            f"{path}: nothing wants a band called {' or '.join(unwanted)}; wanted are {', '.join(wanted)}: mend --bands"
+        )
     if len(usable) < len(wanted) and not reading.numbers:
         raise SceneError(
             f"{path} has too few bands: {len(usable)} ({_band_list(dataset)}), but {', '.join(wanted)} are needed; "
@@ -429,13 +555,30 @@ def _named_bands(dataset: Any) -> dict[str, int]:
     for number, kind in enumerate(dataset.colorinterp, start=1):
         if kind in (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
             found.setdefault(kind.name, number)
-    described: dict[str, int] = {}
-    for number, text in enumerate(dataset.descriptions, start=1):
-        words = re.findall(r"[a-z]+\d*", (text or "").lower().replace("_", " "))
+    return found | _described_bands(dataset.descriptions)
+
+
+def _described_bands(descriptions: Sequence[str | None]) -> dict[str, int]:
+    """Band numbers by common name: of the band called exactly that, else the first with the word in it."""
+    exact: dict[str, int] = {}
+    worded: dict[str, int] = {}
+    for number, text in enumerate(descriptions, start=1):
+        title = _plain_title(text or "")
+        words = re.findall(r"[a-z]+\d*[a-z]*", title)
         for name, aliases in _COMMON_NAMES.items():
-            if words and (words[0] in aliases or name in words):
-                described.setdefault(name, number)
-    return found | described
+            if title in aliases:
+                exact.setdefault(name, number)
+            elif words and (words[0] in aliases or name in words):
+                worded.setdefault(name, number)
+    return worded | exact
+
+
+def _plain_title(text: str) -> str:
+    """A description in small letters, its words parted by one space, names of two words made one."""
+    title = " ".join(re.split(r"[\s_-]+", text.lower())).strip()
+    for pattern, word in _ONE_WORD:
+        title = pattern.sub(word, title)
+    return title
 
 
 def _band_title(dataset: Any, number: int) -> str:
@@ -490,14 +633,12 @@ def _validity(dataset: Any, indexes: Sequence[int], reading: Reading) -> Validit
 def _with_undeclared_fill(scene: Scene) -> Validity:
     """Take a large share of pixels at the end of the range in all bands, at the border too, for fill."""
     kind = np.dtype(scene.dtype)
-    if kind.kind != "u" or scene.validity.masked or any(value is not None for value in scene.validity.nodata):
+    if scene.validity.masked or any(value is not None for value in scene.validity.nodata):
         return scene.validity
-    border = scene.overview(256).pixels
-    edge = np.concatenate([border[:, 0], border[:, -1], border[:, :, 0], border[:, :, -1]], axis=1)
-    pixels, _ = scene.sample()
-    for value in (0, np.iinfo(kind).max):
+    pixels = scene._spread_sample().pixels
+    for value in (0, np.iinfo(kind).max) if kind.kind == "u" else (0,):
         share = float((pixels == value).all(axis=0).mean())
-        if share >= UNDECLARED_FILL_SHARE and (edge == value).all(axis=0).mean() >= UNDECLARED_FILL_SHARE:
+        if share >= UNDECLARED_FILL_SHARE and (scene.border() == value).all(axis=0).mean() >= UNDECLARED_FILL_SHARE:
             note = (
                 f"{share:.0%} of {scene.scene_id} is exactly {value} in every band, its border included: "
                 f"taken as nodata (keep it with --nodata none)"
@@ -506,30 +647,115 @@ def _with_undeclared_fill(scene: Scene) -> Validity:
     return scene.validity
 
 
-def _sample(dataset: Any, read: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _sample(dataset: Any, read: Read) -> _Sample:
     """Pixels spread over a raster: decimated where that is cheap, a lattice of small windows where not."""
     rows, cols = dataset.height, dataset.width
     shrink = max(1.0, math.sqrt(rows * cols / SAMPLE_PIXELS))
     if dataset.overviews(1) or rows * cols <= 100 * SAMPLE_PIXELS:
         shape = (max(1, round(rows / shrink)), max(1, round(cols / shrink)))
         pixels, valid = read(Window(0, 0, cols, rows), shape, Resampling.nearest)
-        return pixels.reshape(pixels.shape[0], -1), valid.ravel()
-    side, per_axis = 64, 16
-    starts = [
-        (int(y), int(x)) for y in np.linspace(0, rows - side, per_axis) for x in np.linspace(0, cols - side, per_axis)
+        return _Sample(pixels.reshape(pixels.shape[0], -1), valid.ravel(), shape)
+    height, width = min(64, rows), min(64, cols)
+    down = min(16, rows // height)
+    starts = [(y, x) for y in _spread(rows - height, down) for x in _spread(cols - width, 256 // down)]
+    return _gather(read, [Window(x, y, width, height) for y, x in starts])
+
+
+def _border(dataset: Any, read: Read) -> NDArray[Any]:
+    """Pixels [band, n] of the first and last rows and columns, in pieces no longer than a block is wide or high."""
+    rows, cols = dataset.height, dataset.width
+    block_rows, block_cols = dataset.block_shapes[0]
+    height, width = min(64, block_rows, rows), min(64, block_cols, cols)
+    windows = [Window(x, y, width, 1) for y in (0, rows - 1) for x in _spread(cols - width, 32)]
+    windows += [Window(x, y, 1, height) for x in (0, cols - 1) for y in _spread(rows - height, 32)]
+    return _gather(read, windows).pixels
+
+
+def _search(dataset: Any, read: Read) -> _Sample:
+    """Valid pixels from wherever there are some: blocks in an order without a pattern, until there are enough."""
+    windows = _block_windows(dataset)
+    found: list[NDArray[Any]] = []
+    missing, most = SAMPLE_PIXELS // 4, SAMPLE_PIXELS // 64
+    for n in np.random.default_rng(0).permutation(len(windows)):
+        pixels, valid = read(windows[n], None, Resampling.nearest)
+        where = np.flatnonzero(valid)
+        where = where[:: max(1, -(-where.size // most))]
+        found.append(pixels.reshape(pixels.shape[0], -1)[:, where])
+        missing -= where.size
+        if missing <= 0:
+            break
+    together = np.concatenate(found, axis=1)
+    return _Sample(together, np.ones(together.shape[1], bool), None)
+
+
+def _block_windows(dataset: Any) -> list[Window]:
+    """Windows of at most about `SEARCH_PIXELS` that cover a raster and part no block, if blocks are small."""
+    rows, cols = dataset.height, dataset.width
+    block_rows, block_cols = dataset.block_shapes[0]
+    width = min(cols, block_cols * max(1, 512 // block_cols))
+    height = max(1, SEARCH_PIXELS // width)
+    height -= height % block_rows if height > block_rows else 0
+    return [
+        Window(x, y, min(width, cols - x), min(height, rows - y))
+        for y in range(0, rows, height)
+        for x in range(0, cols, width)
     ]
-    parts = [read(Window(x, y, side, side), None, Resampling.nearest) for y, x in starts]
-    return (
-        np.concatenate([p.reshape(p.shape[0], -1) for p, _ in parts], axis=1),
-        np.concatenate([v.ravel() for _, v in parts]),
-    )
+
+
+def _gather(read: Read, windows: Sequence[Window]) -> _Sample:
+    parts = [read(window, None, Resampling.nearest) for window in windows]
+    pixels = np.concatenate([p.reshape(p.shape[0], -1) for p, _ in parts], axis=1)
+    return _Sample(pixels, np.concatenate([v.ravel() for _, v in parts]), None)
+
+
+def _spread(last: int, count: int) -> list[int]:
+    """At most `count` different whole numbers from 0 to `last`, evenly spread."""
+    return sorted({int(n) for n in np.linspace(0, last, count)})
+
+
+def _shares(offset: int, part: slice, step: float, size: int) -> tuple[int, NDArray[np.float32]]:
+    """First of `size` source pixels, and how much of each lies in each pixel of a part [pixel, source]."""
+    edges = (offset + np.arange(part.start, part.stop + 1)) * step
+    first, last = int(edges[0]), min(size, math.ceil(edges[-1]))
+    source = np.arange(first, last)
+    overlap = np.minimum(edges[1:, None], source + 1) - np.maximum(edges[:-1, None], source)
+    return first, np.maximum(overlap, 0).astype(np.float32)
+
+
+def _neighbours(offset: int, part: slice, step: float, size: int) -> tuple[int, NDArray[np.float32]]:
+    """As `_shares`, with the weights of linear interpolation between the nearest source pixels."""
+    centres = (offset + np.arange(part.start, part.stop) + 0.5) * step - 0.5
+    first, last = max(0, math.floor(centres[0])), min(size, math.floor(centres[-1]) + 2)
+    return first, np.maximum(1 - np.abs(centres[:, None] - np.arange(first, last)), 0).astype(np.float32)
+
+
+def _weighted_mean(
+    pixels: NDArray[Any], valid: NDArray[np.bool_], down: NDArray[np.float32], across: NDArray[np.float32], least: float
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Means of valid pixels; valid where these have more than `least` of the weight."""
+    from scipy.sparse import csr_array  # slow to import, and seldom needed
+
+    rows, cols = csr_array(down), csr_array(across)
+    kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+
+    def total(layer: NDArray[Any]) -> NDArray[Any]:
+        return (cols @ (rows @ layer).T).T
+
+    weight = total(valid.astype(np.float32))
+    known = weight > least * np.outer(down.sum(axis=1), across.sum(axis=1))
+    mean = np.zeros((len(pixels), *known.shape), kind)
+    for result, band in zip(mean, pixels, strict=True):
+        np.divide(total(np.where(valid, band, 0).astype(kind)), weight, out=result, where=known)
+    return (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype), known
 
 
 def _scene_date(dataset: Any, scene_id: str) -> date | None:
-    """When the scene was taken: from its tags, else from eight digits in its name."""
-    tags = dataset.tags()
-    candidates = [tags.get(key, "") for key in ("ACQUISITIONDATETIME", "datetime", "TIFFTAG_DATETIME")]
-    for text in (*candidates, scene_id):
+    """When the scene was taken: from tags that say so, else from eight digits in its name.
+
+    TIFFTAG_DATETIME is not asked: it is when the file was made.
+    """
+    tags = {key.lower(): text for key, text in {**dataset.tags(), **dataset.tags(ns="IMAGERY")}.items()}
+    for text in (*(tags.get(key, "") for key in _ACQUISITION_TAGS), scene_id):
         match = re.search(r"(?<!\d)((?:19|20)\d\d)[-:]?(\d\d)[-:]?(\d\d)(?!\d)", text)
         if match:
             try:
@@ -537,6 +763,18 @@ def _scene_date(dataset: Any, scene_id: str) -> date | None:
             except ValueError:
                 continue
     return None
+
+
+def _same_nodata(one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and math.isnan(one) and math.isnan(other))
+
+
+def _holds(dtype: Any, value: float) -> bool:
+    """True if pixels of a type can have this value."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return not math.isfinite(value) or abs(value) <= np.finfo(kind).max
+    return math.isfinite(value) and value == int(value) and np.iinfo(kind).min <= value <= np.iinfo(kind).max
 
 
 def _end_of_range(value: float, dtype: Any) -> bool:
@@ -548,7 +786,12 @@ def _cause(error: BaseException) -> str:
     """The innermost reason, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return _without_secrets(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
+
+
+def _without_secrets(text: str) -> str:
+    """Text whose addresses have lost their user, query and fragment."""
+    return re.sub(r"://(?:[^\s/@'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?", r"://\1", text)
 
 
 def geotiff_profile(geobox: GeoBox, dtype: Any, count: int) -> dict[str, Any]:
@@ -571,11 +814,20 @@ def geotiff_profile(geobox: GeoBox, dtype: Any, count: int) -> dict[str, Any]:
     }
 
 
-def write_geotiff(raster: Raster, path: Path, bands: Sequence[str] = (), *, overwrite: bool = False) -> None:
+def write_geotiff(
+    raster: Raster,
+    path: Path,
+    bands: Sequence[str] = (),
+    *,
+    scales: Sequence[float] = (),
+    offsets: Sequence[float] = (),
+    overwrite: bool = False,
+) -> None:
     """Write a raster with its validity as an internal mask: any number may be a measurement.
 
     Args:
         bands: band descriptions, by which the bands are found again.
+        scales, offsets: per band, what makes measurements of the stored numbers; without them none are declared.
 
     Raises:
         OutputError: if it cannot be written; then nothing is left behind.
@@ -589,5 +841,9 @@ def write_geotiff(raster: Raster, path: Path, bands: Sequence[str] = (), *, over
                     file.write_mask(raster.valid)
                 for number, name in enumerate(bands, start=1):
                     file.set_band_description(number, name)
+                if scales:
+                    file.scales = tuple(scales)
+                if offsets:
+                    file.offsets = tuple(offsets)
         except RasterioError as error:
             raise OutputError(f"{path} cannot be written ({_cause(error)}): is the disk full?") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from geoslave.errors import SceneError
-from geoslave.imagery.geotiff import Reading, ground_sampling_distance, open_scene
+from geoslave.imagery.geotiff import Reading, Scene, ground_sampling_distance, open_scene, scene_name, write_geotiff
+from geoslave.imagery.scaling import Scaling
 from tests.factories import dark_field
 
 Make = Callable[..., Path]
@@ -189,8 +191,6 @@ def test_a_rotated_scene_keeps_its_rotation(make_scene: Make) -> None:
 
 
 def test_statistics_are_the_scenes_not_the_windows(make_scene: Make) -> None:
-    from geoslave.imagery.scaling import Scaling
-
     pixels = dark_field((300, 300))
     pixels[:, :, 150:] += 120
     path = make_scene(pixels)
@@ -202,8 +202,6 @@ def test_statistics_are_the_scenes_not_the_windows(make_scene: Make) -> None:
 
 
 def test_all_nodata_has_one_clear_line(data_dir: Path) -> None:
-    from geoslave.imagery.scaling import Scaling
-
     path = data_dir / "edge_rasters" / "all_nodata_4b_u16.tif"
     with open_scene(path, RGB) as scene, pytest.raises(SceneError, match="every pixel is nodata"):
         scene.scaling(Scaling())
@@ -247,3 +245,208 @@ def test_a_truncated_file_is_called_damaged(make_scene: Make) -> None:
 def test_a_complex_raster_says_what_to_give_instead(make_scene: Make) -> None:
     with pytest.raises(SceneError, match="complex"):
         open_scene(make_scene(np.ones((3, 8, 8), np.complex64)))
+
+
+PLANET = ("coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir")
+
+
+@pytest.mark.parametrize(
+    ("names", "rgb"),
+    [
+        (PLANET, (6, 4, 2)),
+        (("Coastal Blue", "Blue", "Green", "Yellow", "Red", "Red Edge"), (5, 3, 2)),
+        (("Red Edge", "Red", "Green", "Blue"), (2, 3, 4)),
+        (("red mask", "red", "B3, wavelength 560 nm", "Coastal aerosol", "blue_band"), (2, 3, 5)),
+    ],
+)
+def test_a_band_of_exactly_that_name_goes_first(make_scene: Make, names: tuple[str, ...], rgb: tuple[int, ...]) -> None:
+    pixels = np.stack([np.full((8, 8), 100 + n, np.uint16) for n in range(1, len(names) + 1)])
+    raster = everything(make_scene(pixels, descriptions=names), Reading(bands=("red", "green", "blue")))
+    assert tuple(raster.pixels[:, 0, 0] - 100) == rgb
+
+
+def test_names_nobody_wants_are_refused(make_scene: Make) -> None:
+    path = make_scene(dark_field((20, 20)))
+    with pytest.raises(SceneError, match="called rde; wanted are red, green, blue: mend --bands"):
+        open_scene(path, Reading(bands=RGB.bands, numbers={"rde": 1, "green": 2, "blue": 1}))
+
+
+@pytest.mark.parametrize("size", [3.0, 10.0, 15.0])
+@pytest.mark.parametrize("fill", [-9999.0, 0.0])
+def test_nodata_said_by_the_user_stays_out_of_averages(make_scene: Make, size: float, fill: float) -> None:
+    pixels = dark_field((100, 120)).astype(np.float32)
+    pixels[:, :, :31] = fill
+    grid = Affine(size, 0, 500_000, 0, -size, 2_650_000)
+    silent = everything(make_scene(pixels, transform=grid), Reading(gsd_m=10, nodata=fill))
+    said = everything(make_scene(pixels, name="said.tif", transform=grid, nodata=fill), Reading(gsd_m=10))
+    assert (silent.valid == said.valid).all() and 0.5 < silent.valid.mean() < 0.9
+    assert silent.pixels[:, silent.valid].min() >= 39 and silent.pixels.max() < 60
+    assert np.abs(silent.pixels - said.pixels)[:, silent.valid].max() < 0.01
+
+
+def test_an_undeclared_fill_stays_out_of_averages(make_scene: Make) -> None:
+    pixels = dark_field((700, 700))
+    pixels[:, :, :100] = 255
+    path = make_scene(pixels, transform=Affine(3, 0, 500_000, 0, -3, 2_650_000))
+    raster = everything(path, RGB)
+    assert raster.pixels.max() < 60 and raster.valid.mean() == pytest.approx(6 / 7, abs=0.01)
+    with open_scene(path, RGB) as scene:
+        part = scene.read(Window(25, 60, 90, 40))
+    assert (part.pixels == raster.pixels[:, 60:100, 25:115]).all()
+
+
+def test_a_value_the_type_cannot_hold_is_no_nodata(make_scene: Make) -> None:
+    pixels = dark_field((20, 30))
+    pixels[0, 5, 5] = 241
+    path = make_scene(pixels)
+    for nodata in (-9999, 0.5, 1e9, np.inf):
+        assert everything(path, Reading(nodata=nodata)).valid.all()
+    assert everything(path, Reading(nodata=-9999, gsd_m=20)).valid.all()
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_zeros_around_are_fill_in_any_type(make_scene: Make, kind: type) -> None:
+    pixels = dark_field((100, 100)).astype(kind)
+    pixels[:, :, :30] = 0
+    raster = everything(make_scene(pixels))
+    assert not raster.valid[:, :30].any() and raster.valid[:, 30:].all()
+
+
+def spy_on_reads(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
+    """The windows of files that are read from now on."""
+    windows: list[Window] = []
+    original = Scene._read
+
+    def read(scene: Scene, window: Window, *rest: Any) -> Any:
+        windows.append(window)
+        return original(scene, window, *rest)
+
+    monkeypatch.setattr(Scene, "_read", read)
+    return windows
+
+
+TILED = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+
+
+@pytest.mark.parametrize("options", [{"nodata": 0, **TILED}, {"nodata": 0}, TILED])
+def test_few_valid_pixels_in_a_large_scene_are_found(make_scene: Make, options: dict[str, object]) -> None:
+    pixels = np.zeros((1, 5200, 5200), np.uint8)
+    pixels[:, 70:330, 70:330] = 100
+    path = make_scene(pixels, compress="deflate", **options)
+    with open_scene(path) as scene:
+        factor, summand = scene.scaling(Scaling())
+        pixels, valid = scene.sample()
+    assert factor[0] * 100 + summand[0] == pytest.approx(-1, abs=0.02)
+    assert valid.sum() > 1000 and (pixels[:, valid] == 100).all()
+
+
+def test_a_large_scene_of_few_rows_is_sampled_inside_it(make_scene: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = spy_on_reads(monkeypatch)
+    path = make_scene(np.full((1, 20, 1_280_000), 100, np.uint8), compress="deflate")
+    with open_scene(path) as scene:
+        assert scene.sample()[1].size > 100_000
+    assert all(w.row_off >= 0 and w.row_off + w.height <= 20 for w in windows)
+
+
+def test_opening_a_large_scene_decodes_little_of_it(make_scene: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.full((1, 5200, 5200), 100, np.uint8)
+    pixels[:, :, :1000] = 255
+    windows = spy_on_reads(monkeypatch)
+    with open_scene(make_scene(pixels, compress="deflate", **TILED)) as scene:
+        assert scene.validity.nodata == (255.0,)
+        opened = len(windows)
+        scene.scaling(Scaling())
+    assert sum(w.width * w.height for w in windows) < 1.1e6 and len(windows) == opened
+
+
+def test_alpha_and_mask_beside_ground_control_points(make_scene: Make) -> None:
+    points = [GroundControlPoint(row=r, col=c, x=89 + c * 1e-4, y=24 - r * 1e-4) for r in (0, 100) for c in (0, 100)]
+    place = {"crs": None, "transform": Affine.identity()}
+    alpha = np.full((1, 100, 100), 255, np.uint8)
+    alpha[:, :, :50] = 0
+    rgba = make_scene(np.concatenate([dark_field((100, 100)), alpha]), photometric="RGB", alpha="YES", **place)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        masked = make_scene(dark_field((100, 100)), name="masked.tif", mask=alpha[0] > 0, **place)
+    for path in (rgba, masked):
+        with rasterio.open(path, "r+") as file:
+            file.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
+        with open_scene(path, RGB) as scene:
+            rows, cols = scene.geobox.shape
+            valid = scene.read(Window(0, 0, cols, rows)).valid
+        assert valid[5:-5, cols // 2 + 5 : -5].all() and not valid[:, : cols // 2 - 5].any()
+
+
+@pytest.mark.parametrize("nodata", [None, 0, -9999])
+def test_ground_control_points_without_crs_take_the_one_said(make_scene: Make, nodata: float | None) -> None:
+    points = [
+        GroundControlPoint(row=r, col=c, x=500_000 + 10 * c, y=2_650_000 - 10 * r) for r in (0, 100) for c in (0, 100)
+    ]
+    path = make_scene(dark_field((100, 100)), crs=None, transform=Affine.identity())
+    with rasterio.open(path, "r+") as file:
+        file.gcps = (points, rasterio.crs.CRS())
+    with pytest.raises(SceneError, match="--crs EPSG"):
+        open_scene(path, RGB)
+    with open_scene(path, Reading(RGB.bands, gsd_m=10.0, crs="EPSG:32645", nodata=nodata)) as scene:
+        assert scene.geobox.crs.to_epsg() == 32645
+        assert scene.geobox.affine @ (50, 50) == pytest.approx((500_500, 2_649_500), abs=20)
+        assert scene.read(Window(20, 20, 30, 30)).valid.all()
+
+
+def test_the_date_is_when_the_scene_was_taken_not_when_the_file_was_made(make_scene: Make) -> None:
+    path = make_scene(dark_field((20, 20)), name="S2_20181013.tif")
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME="2024:05:06 07:08:09")
+    with open_scene(path) as scene:
+        assert str(scene.date) == "2018-10-13"
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2018-10-12T04:00:00Z")
+    with open_scene(path) as scene:
+        assert str(scene.date) == "2018-10-12"
+    path = make_scene(dark_field((20, 20)), name="scene.tif")
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME="2024:05:06 07:08:09")
+    with open_scene(path) as scene:
+        assert scene.date is None
+
+
+def test_names_of_scenes() -> None:
+    for path, name in (
+        ("/data/a.b.tif", "a.b"),
+        ("https://h/d/a.tif?sig=SECRET/x.y#z", "a"),
+        ("/vsicurl/https://user:pw@h/a.tif?sig=SECRET", "a"),
+        ("s3://bucket/a.tif", "a"),
+        ('NETCDF:"/d/x.nc":v', "x_v"),
+        ("GTIFF_DIR:1:/d/plain.tif", "1_plain"),
+        ("C:\\d\\a.tif", Path("C:\\d\\a.tif").stem),
+    ):
+        assert scene_name(path) == name
+
+
+def test_secrets_in_an_address_are_not_printed() -> None:
+    with pytest.raises(SceneError, match=r"http://127\.0\.0\.1:9/a\.tif cannot be opened") as caught:
+        open_scene("http://127.0.0.1:9/a.tif?sig=SECRET&x=1")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_subdatasets_are_opened_by_gdals_names(make_scene: Make) -> None:
+    path = make_scene(dark_field((20, 30)), name="plain.tif")
+    with open_scene(f"GTIFF_DIR:1:{path}", RGB) as scene:
+        assert scene.scene_id == "1_plain" and scene.read(Window(0, 0, 30, 20)).valid.all()
+    with pytest.raises(SceneError, match="cannot be opened"):
+        open_scene("GTIFF_DIR:1:absent.tif")
+    with pytest.raises(SceneError, match="does not exist"):
+        open_scene("Z:absent.tif")
+
+
+def test_scale_and_offset_are_kept_in_what_is_written(make_scene: Make, tmp_path: Path) -> None:
+    path = make_scene(np.full((3, 8, 8), 300, np.uint16), descriptions=("red", "green", "blue"))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4, 2e-4, 3e-4), (0.0, -0.1, -0.2)
+    with open_scene(path, Reading(bands=("blue", "green"))) as scene:
+        assert scene.scales == (3e-4, 2e-4) and scene.offsets == (-0.2, -0.1)
+        raster = scene.read(Window(0, 0, 8, 8))
+        write_geotiff(raster, tmp_path / "a.tif", scene.bands, scales=scene.scales, offsets=scene.offsets)
+        write_geotiff(raster, tmp_path / "b.tif", scene.bands)
+    with open_scene(tmp_path / "a.tif") as scene, open_scene(tmp_path / "b.tif") as bare:
+        assert scene.scales == (3e-4, 2e-4) and scene.offsets == (-0.2, -0.1)
+        assert bare.scales == (1, 1) and bare.offsets == (0, 0)

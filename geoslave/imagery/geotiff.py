@@ -29,7 +29,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from geoslave.errors import OutputError, SceneError
+from geoslave.errors import EmptyScene, OutputError, SceneError
 from geoslave.files import atomic_file
 from geoslave.imagery.raster import Raster, window_geobox
 from geoslave.imagery.scaling import (
@@ -291,11 +291,11 @@ class Scene:
         """(factor, summand) per band that bring stored values to a model's range.
 
         Raises:
-            SceneError: if the scene has no valid pixel.
+            EmptyScene: if the scene has no valid pixel.
         """
         pixels, valid = self.sample()
         if not valid.any():
-            raise SceneError(f"{self.path} holds no valid pixel: every pixel is nodata; nothing to look at")
+            raise EmptyScene(f"{self.path} holds no valid pixel: every pixel is nodata; nothing to look at")
         unit = self._radiometry(pixels, valid)
         statistics: SceneStatistics = scene_statistics(pixels[:, None], valid[None], unit, scaling)
         return coefficients(unit, statistics, scaling)

@@ -6,7 +6,6 @@ grow with the scene.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from geoslave.errors import EmptyScene, GeoslaveError
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.grid import Cell, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
-from geoslave.imagery.geotiff import Reading, Scene, gdal_environment, open_scene
+from geoslave.imagery.geotiff import Reading, Scene, gdal_environment, open_scene, scene_name
 from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scorefile import ScoreFile, publish_scores, score_file
 from geoslave.model.package import ModelPackage, ModelSpec
@@ -343,12 +342,10 @@ def _scene_ids(paths: Sequence[str]) -> list[str]:
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, full in zip(paths, resolved, strict=True) if resolved.count(full) > 1)
         raise GeoslaveError(f"{twice} is given twice: name each scene once")
-    # what follows ? or # in an address may be a key
-    plain = [Path(re.split(r"[?#]", path)[0].rstrip("/") if "://" in path else path) for path in paths]
-    names = [path.stem for path in plain]
+    stems = [scene_name(path) for path in paths]
     names = [
-        name if names.count(name) == 1 else f"{path.parent.name}_{name}"
-        for name, path in zip(names, plain, strict=True)
+        stem if stems.count(stem) == 1 else f"{Path(path.split('?')[0]).parent.name}_{stem}"
+        for stem, path in zip(stems, paths, strict=True)
     ]
     return [name if names.count(name) == 1 else f"{name}_{names[: k + 1].count(name)}" for k, name in enumerate(names)]
 

@@ -73,6 +73,8 @@ def command(
             format=kind,
             scene_id=source.scene_id,
             band_names=source.bands,
+            scales=source.scales,
+            offsets=source.offsets,
             overwrite=overwrite,
             progress=lambda done, total: step("cutting chips", done, total),
         )

@@ -87,6 +87,8 @@ def cut_chips(
     format: Format = "tif",
     scene_id: str = "scene",
     band_names: tuple[str, ...] | None = None,
+    scales: tuple[float, ...] = (),
+    offsets: tuple[float, ...] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ChipIndex:
@@ -105,6 +107,7 @@ def cut_chips(
         format: "tif" keeps type and bands; "png" has red, green, blue, or one band.
         scene_id: goes into file names; letters, digits, `-`, `_` and `.` are kept.
         band_names: written as band descriptions; "red", "green", "blue" choose the bands of a PNG.
+        scales, offsets: of the stored values, per band, as the scene declares them; kept in a chip as tif.
         overwrite: replace a folder of chips. A folder that holds anything else is never replaced.
 
     Raises:
@@ -118,7 +121,7 @@ def cut_chips(
     cells = list(chip_grid(tuple(source.geobox.shape), size, overlap))
     _check_target(out_dir, overwrite)
     sites = None if labels is None else labels_on(labels, source.geobox)
-    writer = _png_writer(source, band_names) if format == "png" else _tif_writer(band_names)
+    writer = _png_writer(source, band_names) if format == "png" else _tif_writer(band_names, scales, offsets)
     partial = _partial_folder(out_dir)
     try:
         rows = list(_cut(source, cells, partial, sites, writer, format, _safe(scene_id), progress))
@@ -197,9 +200,9 @@ def site_mask(sites: gpd.GeoSeries, raster: Raster) -> NDArray[np.uint8]:
     return mask
 
 
-def _tif_writer(band_names: tuple[str, ...] | None) -> Writer:
+def _tif_writer(band_names: tuple[str, ...] | None, scales: tuple[float, ...], offsets: tuple[float, ...]) -> Writer:
     def write(path: Path, raster: Raster) -> None:
-        write_geotiff(raster, path, band_names or ())
+        write_geotiff(raster, path, band_names or (), scales=scales, offsets=offsets)
 
     return write
 

@@ -211,3 +211,12 @@ def test_exporting_again_keeps_what_was_left_out_before(
         notes = json.loads(out.read_text())["geoslave"]
         assert notes["min_confidence"] == 0.6 and notes["model_id"].startswith("bright@")
     assert run("export", tmp_path / "a.geojson", "--out", tmp_path / "A.PARQUET")[0] == 0
+
+
+def test_chips_of_reflectance_mean_the_same_as_their_scene(make_scene: Make, run: Run, tmp_path: Path) -> None:
+    scene = make_scene(dark_field((100, 100)).astype("uint16") * 20)
+    with rasterio.open(scene, "r+") as file:
+        file.scales, file.offsets = (1e-4,) * 3, (-0.1,) * 3
+    assert run("chip", scene, "--out", tmp_path / "chips")[0] == 0
+    with rasterio.open(next((tmp_path / "chips" / "chips").glob("*.tif"))) as chip:
+        assert chip.scales == (1e-4,) * 3 and chip.offsets == (-0.1,) * 3

@@ -45,6 +45,9 @@ class Augmentation(BaseModel):
     """Share of chips from already stretched scenes that are brought back to a plausible dull range."""
     statistics: float = 0.15
     """Standard deviation of the error of the scene's percentiles, as a share of the range between them."""
+    min_range: float | None = None
+    """Overrides the scaling's in training: a smaller one stretches dull scenes harder than prediction will,
+    so that what looks like a site in stretched noise is seen, and learned, before it can raise an alarm."""
     blur: float = 0.3
     noise: float = 0.02
     blotches: float = 0.15
@@ -148,7 +151,12 @@ def percentiles(
     error = rng.normal(0, settings.statistics, 2)
     width = high - low
     low = low + 0.4 * error[0] * width
-    return low.astype(np.float32), np.maximum(width * np.exp(error[1]), scaling.min_range).astype(np.float32)
+    return low.astype(np.float32), np.maximum(width * np.exp(error[1]), narrowest(scaling, settings)).astype(np.float32)
+
+
+def narrowest(scaling: Scaling, settings: Augmentation) -> float:
+    """The smallest range of display values that training stretches to -1 .. +1."""
+    return scaling.min_range if settings.min_range is None else settings.min_range
 
 
 def degrade(pixels: Floats, rng: np.random.Generator, settings: Augmentation) -> Floats:

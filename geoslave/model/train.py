@@ -43,13 +43,16 @@ from geoslave.model.augment import (
     cut,
     degrade,
     draw_light,
+    narrowest,
     paste,
     percentiles,
 )
 from geoslave.model.network import Architecture, GridNetwork, build_network, recentre
-from geoslave.model.package import Publication
+from geoslave.model.package import Publication, sha256
 from geoslave.targets import get_target
 
+Circle = tuple[float, float, float]
+"""(row, column, radius) in pixels."""
 Progress = Callable[[int, int, float], None]
 """(step, steps, loss)."""
 
@@ -76,7 +79,7 @@ class LabelledScenes(_Frozen):
     """A folder of GeoTIFFs."""
     labels: Place
     unsure: Place | None = None
-    """Outlines or points with which nothing is learned: unlabelled sites, wrong labels."""
+    """Places with which nothing is learned: unlabelled sites, wrong labels (see `read_unsure`)."""
     region_column: str | None = None
     held_out: tuple[str, ...] = ()
     """Regions whose scenes are not trained on."""
@@ -353,7 +356,7 @@ def _mine(network: nn.Module, pool: ChipPool, config: TrainConfig, rng: np.rando
     for start in range(0, len(chosen), 128):
         chips = pool.chips[chosen[start : start + 128]].astype(np.float32).transpose(0, 3, 1, 2) / 255
         low, high = np.percentile(chips, scaling.percentiles, axis=(2, 3), keepdims=True)
-        scaled = 2 * (chips - low) / np.maximum(high - low, scaling.min_range) - 1
+        scaled = 2 * (chips - low) / np.maximum(high - low, narrowest(scaling, config.augmentation)) - 1
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
             imagery = torch.from_numpy(np.clip(scaled, *scaling.clip).astype(np.float32))
             logits = network(imagery.contiguous(memory_format=torch.channels_last))
@@ -514,15 +517,35 @@ def _read_scenes(source: LabelledScenes, config: TrainConfig) -> Iterator[TrainS
         raise LabelError(f"{source.scenes} holds no .tif: check 'scenes' in the configuration")
     target = get_target(config.target)
     sites = read_labels(source.labels, target)
-    unsure = read_labels(source.unsure, target) if source.unsure else None
+    unsure = read_unsure(Path(source.unsure)) if source.unsure else {}
     for path in paths:
-        scene = _read_scene(path, sites, unsure, source, config)
+        scene = _read_scene(path, sites, unsure.get(scene_key(path), ()), source, config)
         if scene.region not in source.held_out or scene.region is None:
             yield scene
 
 
+def read_unsure(path: Path) -> dict[str, list[Circle]]:
+    """Places with which nothing is learned, by scene (`scene_key`): circles in pixels.
+
+    A scene is named by what is in its file, so that a list of unlabelled sites can be shared without
+    telling where they are.
+    """
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {str(key): [(float(r), float(c), float(size)) for r, c, size in rows] for key, rows in read.items()}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise LabelError(
+            f"{path} is no list of unsure places ({error}): write  SCENE_KEY: [[row, column, radius], ...]"
+        ) from error
+
+
+def scene_key(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256."""
+    return sha256(path)[:16]
+
+
 def _read_scene(
-    path: Path, sites: gpd.GeoDataFrame, unsure: gpd.GeoDataFrame | None, source: LabelledScenes, config: TrainConfig
+    path: Path, sites: gpd.GeoDataFrame, unsure: Sequence[Circle], source: LabelledScenes, config: TrainConfig
 ) -> TrainScene:
     with open_scene(path, Reading(config.bands, gsd_m=config.gsd_m)) as scene:
         rows, cols = scene.geobox.shape
@@ -531,7 +554,7 @@ def _read_scene(
     gain, bias = (np.array(v, np.float32)[:, None, None] for v in (unit.gain, unit.bias))
     pixels = np.where(raster.valid, raster.pixels.astype(np.float32) * gain + bias, np.float32(0))
     here = _on_grid(sites, raster)
-    truth = _burn_truth(here, None if unsure is None else _on_grid(unsure, raster), raster, source, config)
+    truth = _burn_truth(here, unsure, raster, source, config)
     region = None
     if source.region_column and len(here):
         if source.region_column not in here:
@@ -549,7 +572,7 @@ def _on_grid(labels: gpd.GeoDataFrame, raster: Raster) -> gpd.GeoDataFrame:
 
 def _burn_truth(
     sites: gpd.GeoDataFrame,
-    unsure: gpd.GeoDataFrame | None,
+    unsure: Sequence[Circle],
     raster: Raster,
     source: LabelledScenes,
     config: TrainConfig,
@@ -564,8 +587,9 @@ def _burn_truth(
         wide = metres.buffer(config.outline_m).to_crs(sites.crs)
         truth[_burn(wide, raster)] = IGNORE
         truth[_burn(sites.geometry, raster)] = 1
-    if unsure is not None and len(unsure):
-        truth[_burn(unsure.geometry, raster)] = IGNORE
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    for row, column, radius in unsure:
+        truth[(y + 0.5 - row) ** 2 + (x + 0.5 - column) ** 2 <= radius**2] = IGNORE
     truth[~raster.valid] = IGNORE
     return truth
 

@@ -86,12 +86,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="pixels a side")
     parser.add_argument("--skip-kiln", action="store_true", help="without the row for kiln-s2")
     options = parser.parse_args()
-    side = options.side or (1_400 if options.quick else 5_490)
-    seconds = 2.5 if options.quick else 20
+    side = options.side or (1_098 if options.quick else 5_490)
+    seconds = 0.5 if options.quick else 20
     with TemporaryDirectory() as name:
         folder = Path(name)
-        scene = write_scene(folder / "scene.tif", side)
-        rows = [row(unet_resnet18(folder / "bench-unet"), scene, side, folder, seconds)]
+        scene = write_scene(folder / "scene.tif", side, tile=549 if options.quick else 1_098)
+        rows = [row(unet_resnet18(folder / "bench-unet", scene), scene, side, folder, seconds)]
         if not options.skip_kiln:
             rows.append(row(open_package("kiln-s2"), scene, side, folder, seconds))
     for facts in rows:

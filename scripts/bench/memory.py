@@ -25,9 +25,10 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         unet = options.model == "unet-resnet18"
-        package = unet_resnet18(folder / "bench-unet") if unet else open_package(options.model)
+        first = write_scene(folder / "first.tif", sides[0])
+        package = unet_resnet18(folder / "bench-unet", first) if unet else open_package(options.model)
         for side in sides:
-            scene = write_scene(folder / f"{side}.tif", side)
+            scene = first if side == sides[0] else write_scene(folder / f"{side}.tif", side)
             run = run_measured(detect_command(scene, package.folder, folder / f"{side}.gpkg"))
             peaks[side] = run.peak_rss_mb
             print(f"{side} x {side}: {run.peak_rss_mb:.0f} MB, {side * side / 1e6 / run.seconds:.2f} Mpx/s")

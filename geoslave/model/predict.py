@@ -6,14 +6,12 @@ not depend on where chips fall. Reading and writing run in threads of their own 
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -32,9 +30,6 @@ TOLERANCE = 2e-3
 """Scores of ONNX Runtime and of torch in float32 differ by less; a GPU in bfloat16 by less than 0.03."""
 READ_AHEAD = 2
 """Chips read while the network works: enough to hide reading, few enough for a small memory."""
-
-LARGE_BUFFER = 4 << 20
-_M_MMAP_THRESHOLD = -3  # malloc.h
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,11 +53,11 @@ class OnnxNetwork:
     def __init__(self, package: ModelPackage, threads: int | None = None) -> None:
         import onnxruntime
 
-        give_large_buffers_back()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
-        # the arena keeps every tensor it ever made; without it a chip takes a third less memory
-        options.enable_cpu_mem_arena = False
+        # the arena (on by default) keeps its memory between chips: without it the system hands out fresh
+        # pages for every tensor, which took a third of the speed. A plan for each shape of chip (edges
+        # differ) would be kept too, for no speed.
         options.enable_mem_pattern = False
         # idle threads that spin take the processor from reading and writing
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -177,17 +172,6 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int)
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def give_large_buffers_back() -> None:
-    """Make glibc return buffers of 4 MB and more to the system when they are freed.
-
-    By itself it comes to keep freed buffers of up to 32 MB for later. A network's tensors come in many
-    sizes, so what is kept does not fit what is asked for next: without this a U-Net took a third more.
-    Elsewhere than on glibc nothing happens.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BUFFER)
 
 
 def usable_cores() -> int:

@@ -19,9 +19,9 @@ from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
 from geoslave.targets import get_target
 
-ACTIVATIONS = 740 << 20
-"""Bytes that all convolutions of a network may put out for one chip. ONNX Runtime takes about 0.9 GB then
-(measured on a U-Net resnet18 with chips of 1,152 pixels and on kiln-s2), which leaves a run below 1.5 GB."""
+ACTIVATIONS = 600 << 20
+"""Bytes that all convolutions of a network may put out for one chip. ONNX Runtime takes about 1.0 GB then
+(measured on a U-Net resnet18 with chips of 1,152 pixels), which leaves a run below 1.5 GB."""
 LARGEST_HALO = 128
 HALO_MARGIN = 16
 HALO_TOLERANCE = 1.0 / SCORE_STEPS

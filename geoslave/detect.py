@@ -26,7 +26,7 @@ from geoslave.detections.export import combine, merge_overlapping
 from geoslave.detections.measure import to_wgs84
 from geoslave.detections.polygonize import Confidence, polygonize, to_detections
 from geoslave.detections.schema import empty
-from geoslave.errors import EmptyScene, GeoslaveError
+from geoslave.errors import EmptyScene, GeoslaveError, SceneError
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.grid import Cell, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
@@ -264,7 +264,13 @@ def _footprint(scene: Scene) -> BaseGeometry:
     rows, cols = scene.geobox.shape
     outline = shapely.segmentize(shapely.box(0, 0, cols, rows), max(rows, cols) / 16)
     placed = shapely.transform(outline, lambda xy: np.column_stack(scene.geobox.affine @ (xy[:, 0], xy[:, 1])))
-    return shapely.make_valid(to_wgs84(np.array([placed]), scene.geobox.crs.proj)[0])
+    crs = scene.geobox.crs.proj
+    if crs.is_geographic and np.ptp(placed.bounds[::2]) >= 359:
+        return placed.envelope.intersection(shapely.box(-180, -90, 180, 90))  # the whole globe has no seam to cut at
+    try:
+        return shapely.make_valid(to_wgs84(np.array([placed]), crs)[0])
+    except GeoslaveError as error:
+        raise SceneError(f"{scene.path} is not on Earth ({crs.name}): give a scene of the Earth") from error
 
 
 def _notes(scene: Scene, spec: ModelSpec) -> tuple[str, ...]:

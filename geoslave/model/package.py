@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -261,11 +260,6 @@ def describe(folder: Path, spec: ModelSpec, parameters: int | None = None) -> No
     draft = folder / ".model.json.tmp"
     draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(folder / "model.json")
-
-
-def copy_package(package: ModelPackage, folder: Path) -> None:
-    """Copy a checked package to another folder."""
-    shutil.copytree(package.folder, folder)
 
 
 def _find(name_or_folder: str | Path) -> Path:

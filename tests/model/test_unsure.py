@@ -29,8 +29,7 @@ def test_the_list_that_ships_belongs_to_the_training_chips(data_dir: Path) -> No
     assert all(np.isfinite(circle).all() for circles in unsure.values() for circle in circles)
 
 
-def test_no_coordinates_of_real_sites_in_the_configurations() -> None:
-    """No layer of places, only settings."""
+def test_the_configurations_are_settings_and_no_layers() -> None:
     for path in CONFIGS.glob("*"):
         assert path.suffix == ".yaml"
         yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geoslave.errors import MissingExtra, ModelError
 from geoslave.grid import Cell
@@ -61,6 +62,8 @@ class OnnxNetwork:
         options.enable_mem_pattern = False
         # idle threads that spin take the processor from reading and writing
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # small shares of work: a thread that reading holds up does not hold up the others
+        options.add_session_config_entry("session.dynamic_block_base", "8")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(package.onnx), options, providers=["CPUExecutionProvider"])
@@ -142,20 +145,32 @@ class ChipScores:
 def predict_cells(source: Source, predictor: Predictor, cells: Iterable[Cell]) -> Iterator[ChipScores]:
     """Scores of the cores of `cells`, in their order; chips without valid pixels never reach the network."""
 
-    def prepare(cell: Cell) -> tuple[Cell, Raster, NDArray[np.float32] | None]:
+    def prepare(cell: Cell) -> _Prepared:
         raster = source.read(cell.read)
-        seen = raster.valid[cell.core_in_read].any()
-        return cell, raster, predictor.scaled(raster) if seen else None
+        rows, cols = cell.core_in_read
+        valid = raster.valid[rows, cols].copy()
+        return _Prepared(cell, raster.geobox[rows, cols], valid, predictor.scaled(raster) if valid.any() else None)
 
-    for cell, raster, scaled in ahead(prepare, cells, READ_AHEAD):
-        yield ChipScores(cell, None if scaled is None else _core_scores(predictor.network(scaled)[0], raster, cell))
+    for chip in ahead(prepare, cells, READ_AHEAD):
+        yield ChipScores(chip.cell, None if chip.scaled is None else _core_scores(predictor.network(chip.scaled), chip))
 
 
-def _core_scores(scores: NDArray[np.float32], raster: Raster, cell: Cell) -> Scores:
-    rows, cols = cell.core_in_read
-    valid = raster.valid[rows, cols]
-    geobox = raster.geobox[rows, cols]
-    return Scores(np.where(valid, scores[:, rows, cols], np.float32(0)), valid, geobox)
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A chip ready for the network: of its pixels only what the network sees is kept."""
+
+    cell: Cell
+    geobox: GeoBox
+    """Of the core."""
+    valid: NDArray[np.bool_]
+    """[y, x] of the core."""
+    scaled: NDArray[np.float32] | None
+    """[1, band, y, x] with the halo; None if no pixel of the core is valid."""
+
+
+def _core_scores(scores: NDArray[np.float32], chip: _Prepared) -> Scores:
+    rows, cols = chip.cell.core_in_read
+    return Scores(np.where(chip.valid, scores[0, :, rows, cols], np.float32(0)), chip.valid, chip.geobox)
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:

@@ -107,6 +107,7 @@ def draw_precision_recall(
     """
     with _chart(path, (8, 6.6), overwrite) as figure:
         axes = figure.add_axes((0.115, 0.115, 0.85, 0.735))
+        axes.grid(visible=False)
         _iso_f1(axes)
         for number, (name, curve) in enumerate(curves.items()):
             _draw_curve(axes, f"{name}{', ' if curve.note else ''}{curve.note}", curve, number)
@@ -130,7 +131,7 @@ def draw_reliability(
     subtitle: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Draw the share of hits against the confidence, bin by bin, with 95 % intervals and the n of each bin.
+    """Draw the share of hits against the confidence, bin by bin, with 95 % intervals; below, the n of each bin.
 
     Args:
         series: e.g. {"before": bins, "after": bins}; bins without a detection are left out.
@@ -141,8 +142,9 @@ def draw_reliability(
     """
     kept = {name: [b for b in bins if b.n] for name, bins in series.items()}
     with _chart(path, (8, 7.6), overwrite) as figure:
-        axes = figure.add_axes((0.115, 0.36, 0.85, 0.51))
-        below = figure.add_axes((0.115, 0.095, 0.85, 0.19), sharex=axes)
+        strip = 0.075 * max(1, len(kept))
+        axes = figure.add_axes((0.115, 0.135 + strip, 0.85, 0.73 - strip))
+        below = figure.add_axes((0.115, 0.1, 0.85, strip), sharex=axes)
         axes.plot((0, 1), (0, 1), color=GREY, linewidth=1.5, linestyle=(0, (4, 3)), label="a confidence that holds")
         for number, (name, bins) in enumerate(kept.items()):
             _draw_bins(axes, name if len(kept) > 1 else "detections, 95 % interval", bins, number)
@@ -290,30 +292,31 @@ def _draw_bins(axes: Any, label: str, bins: Sequence[ReliabilityBin], number: in
 
 
 def _draw_numbers(axes: Any, series: Mapping[str, Sequence[ReliabilityBin]]) -> None:
-    """How many detections each bin holds, as bars as wide as the bin, side by side for several series."""
-    most = max((b.n for bins in series.values() for b in bins), default=1)
+    """The bins as a strip for each series, from their lower to their upper end, with the n in each."""
     for number, bins in enumerate(series.values()):
-        for b in bins:
-            width = (b.high - b.low) / len(series)
-            middle = b.low + (number + 0.5) * width
-            axes.bar(
-                middle,
-                b.n,
+        for place, b in enumerate(bins):
+            width = b.high - b.low
+            axes.barh(
+                -number,
                 width,
+                left=b.low,
+                height=0.72,
                 color=_COLOURS[number % len(_COLOURS)],
-                alpha=0.75,
+                alpha=0.95 if place % 2 else 0.72,
                 edgecolor="white",
-                linewidth=1.2,
-                hatch=("", "//", "..", "xx")[number % 4],
+                linewidth=1.4,
             )
-            if width > 0.012:
-                axes.annotate(
-                    f"{b.n:,}",
-                    (middle, b.n),
-                    xytext=(0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=10.5 if width > 0.03 else 8.5,
+            # a bin too narrow for its number goes without: the wide ones are the ones that hold few
+            if width >= 0.011 * len(f"{b.n:,}") + 0.004:
+                axes.text(
+                    b.low + width / 2, -number - 0.02, f"{b.n:,}", ha="center", va="center", color="white", fontsize=11
                 )
-    axes.set(xlabel="Confidence", ylabel="Detections", ylim=(0, 1.25 * most))
-    axes.grid(axis="x", visible=False)
+    axes.set(xlabel="Confidence", ylim=(0.5 - len(series), 0.5))
+    axes.set_yticks([-k for k in range(len(series))], [_lane(name, bins) for name, bins in series.items()])
+    axes.tick_params(axis="y", length=0, labelsize=11)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
+
+
+def _lane(name: str, bins: Sequence[ReliabilityBin]) -> str:
+    return f"{name}\nn = {sum(b.n for b in bins):,}"

@@ -217,10 +217,10 @@ def _find(
 
 
 def _confidence(spec: ModelSpec) -> Confidence:
-    """The model's confidence as a function of what an object's scores are."""
+    """The model's confidence as a function of an object's scores, size and shape."""
 
-    def confidence(mean: Statistic, top: Statistic, _area: Statistic) -> Statistic:
-        return spec.confidence.apply(mean, top)
+    def confidence(mean: Statistic, top: Statistic, area: Statistic, elongation: Statistic) -> Statistic:
+        return spec.confidence.apply(mean, top, area, elongation)
 
     return confidence
 

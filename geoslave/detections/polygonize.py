@@ -44,8 +44,10 @@ LENIENCY = 1.5
 coarse (at 10 m a kiln is about 10 x 5 of them) and a threshold cuts a site tighter or wider than a
 person would draw it."""
 
-Confidence = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""(score_mean, score_max, area_m2), each [n] -> confidence [n] in [0, 1]."""
+Confidence = Callable[
+    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]
+]
+"""(score_mean, score_max, area_m2, length / width), each [n] -> confidence [n] in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,8 @@ def to_detections(
     truncated = np.array([o.truncated for o in objects], bool)
     area = measure.areas_m2(shapes, crs)
     length, width = measure.sides_m(shapes, crs)
-    sure = np.asarray(score_mean if confidence is None else confidence(score_mean, score_max, area), float)
+    elongation = length / np.maximum(width, 1e-3)
+    sure = np.asarray(score_mean if confidence is None else confidence(score_mean, score_max, area, elongation), float)
     if sure.shape != score_mean.shape or not ((sure >= 0) & (sure <= 1)).all():
         raise ValueError("confidence must give one number in [0, 1] for each object")
     points = measure.lonlat_points(shapely.point_on_surface(shapes), crs)

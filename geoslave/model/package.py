@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -28,18 +28,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from geoslave import __version__
 from geoslave.errors import ModelError
 from geoslave.imagery.scaling import Scaling
+from geoslave.model.calibrate import Calibration
+from geoslave.model.card import RELIABILITY_PICTURE, card_with_calibration
+from geoslave.model.deepness import add_metadata, deepness_metadata
+from geoslave.model.mlm import SHA256_MULTIHASH, sha256, stac_item
 from geoslave.targets import TARGETS
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
-"""Version of `geoslave:spec`; a package of a later format is refused, not guessed at."""
+FORMAT = 2
+"""Version of `geoslave:spec`; a package of a later format is refused, not guessed at. 2: a calibration."""
 FILES = ("model.json", "model.safetensors", "model.onnx", "README.md")
-MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
-FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-_SHA256_MULTIHASH = "1220"
-"""Prefix of a SHA-256 in the STAC file extension (multihash code and length)."""
+PICTURES = (".png", ".jpg")
+"""Endings of the pictures a card may show; they lie beside it."""
 
 
 class _Frozen(BaseModel):
@@ -64,7 +66,8 @@ class Confidence(_Frozen):
 
     Without coefficients the confidence is the statistic itself: it ranks detections but is no
     probability. With coefficients it is 1 / (1 + exp(-(intercept + slope * logit(statistic)))),
-    fitted on detections held out from training: then `calibrated` may be true.
+    fitted on detections held out from training: then `calibrated` may be true. A `calibration`
+    (geoslave calibrate) makes a probability of that, of size and of shape.
     """
 
     statistic: Literal["score_max", "score_mean"] = "score_max"
@@ -74,7 +77,9 @@ class Confidence(_Frozen):
     source: str = "not calibrated"
     """Which held-out data it was calibrated on."""
     operating: float = Field(default=0.5, ge=0, le=1)
-    """Detections of at least this confidence are the map; those below are kept for review."""
+    """Detections of at least this confidence are the map; those below are kept for review. Calibrating
+    moves it along, so that the map keeps its detections."""
+    calibration: Calibration | None = None
 
     @property
     def meaning(self) -> str:
@@ -84,8 +89,29 @@ class Confidence(_Frozen):
         what = "highest" if self.statistic == "score_max" else "mean"
         return f"{self.source}: made from the detection's {what} score, good for ranking, no probability"
 
-    def apply(self, score_mean: NDArray[np.float64], score_max: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Confidence in [0, 1] of detections with these score statistics (arrays of one length)."""
+    def apply(
+        self,
+        score_mean: NDArray[np.float64],
+        score_max: NDArray[np.float64],
+        area_m2: NDArray[np.float64] | None = None,
+        elongation: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Confidence in [0, 1] of detections [n].
+
+        Args:
+            score_mean, score_max: of the detection's pixels.
+            area_m2, elongation: of its outline, elongation as length / width; only a calibration
+                needs them, and takes a typical site's where they are missing.
+        """
+        before = self.before_calibration(score_mean, score_max)
+        if self.calibration is None:
+            return before
+        return self.calibration.apply(before, score_mean, area_m2, elongation)
+
+    def before_calibration(
+        self, score_mean: NDArray[np.float64], score_max: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The confidence that a calibration starts from."""
         statistic = np.asarray(score_max if self.statistic == "score_max" else score_mean, np.float64)
         if self.slope is None or self.intercept is None:
             return statistic
@@ -228,14 +254,63 @@ def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, 
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, draft / "model.safetensors")
         export_onnx(network, len(spec.bands), draft / "model.onnx")
+        add_metadata(draft / "model.onnx", _deepness(spec))
         describe(draft, spec, parameters=sum(p.numel() for p in network.parameters()))
         (draft / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            folder.replace(Path(scratch) / "replaced")
-        for file in draft.iterdir():
-            file.chmod(0o644)
-        draft.replace(folder)
+        _put_in_place(draft, folder)
     return folder
+
+
+def recalibrate(
+    package: ModelPackage,
+    folder: Path,
+    confidence: Confidence,
+    version: str,
+    picture: bytes | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a package again with another confidence, and a section "Calibration" on its card: whole, or not at all.
+
+    Args:
+        folder: becomes the new package; may be the old one's with `overwrite`.
+        picture: a reliability plot (PNG) for the card.
+
+    Raises:
+        ModelError: if `folder` exists and `overwrite` is false, or holds anything but a package.
+    """
+    check_folder(folder, overwrite)
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    spec = package.spec.model_copy(update={"confidence": confidence, "version": version, "format": FORMAT})
+    with TemporaryDirectory(prefix=".geoslave-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name
+        copy_package_files(package.folder, draft)
+        if picture is not None:
+            (draft / RELIABILITY_PICTURE).write_bytes(picture)
+        describe(draft, spec)
+        card = draft / "README.md"
+        before = card.read_text(encoding="utf-8") if card.is_file() else f"# {spec.name}\n"
+        card.write_text(card_with_calibration(before, spec, picture=picture is not None), encoding="utf-8")
+        _put_in_place(draft, folder)
+    return folder
+
+
+def copy_package_files(source: Path, folder: Path) -> None:
+    """Copy what belongs to a package, and nothing else, into a new folder."""
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (path.name in FILES or path.suffix.lower() in PICTURES):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Make a finished draft (inside a scratch folder) the package; one that is there goes with the scratch folder."""
+    for file in draft.iterdir():
+        file.chmod(0o644)
+    if folder.exists():
+        folder.replace(draft.parent / "replaced")
+    draft.replace(folder)
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -246,7 +321,9 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """
     if not folder.exists():
         return
-    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= set(FILES):
+    if not folder.is_dir() or any(
+        path.name not in FILES and path.suffix.lower() not in PICTURES for path in folder.iterdir()
+    ):
         raise ModelError(f"{folder} exists and holds other things than a model: choose another folder")
     if any(folder.iterdir()) and not overwrite:
         raise ModelError(f"{folder} exists: choose another folder or ask for --overwrite")
@@ -256,7 +333,7 @@ def describe(folder: Path, spec: ModelSpec, parameters: int | None = None) -> No
     """Write model.json for the weight files in `folder`; also used when only the description changes."""
     if parameters is None:
         parameters = _read_item(folder)["properties"]["mlm:total_parameters"]
-    text = json.dumps(_stac_item(folder, spec, parameters), indent=2, ensure_ascii=False)
+    text = json.dumps(stac_item(folder, spec, parameters), indent=2, ensure_ascii=False)
     draft = folder / ".model.json.tmp"
     draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(folder / "model.json")
@@ -293,9 +370,10 @@ def _read_spec(folder: Path, item: dict[str, Any]) -> ModelSpec:
     raw = item["properties"].get("geoslave:spec")
     if not isinstance(raw, dict):
         raise ModelError(f"{folder / 'model.json'} has no 'geoslave:spec': it was not written by geoslave")
-    if raw.get("format", 0) > FORMAT:
+    if not isinstance(raw.get("format", FORMAT), int) or raw.get("format", FORMAT) > FORMAT:
         raise ModelError(
-            f"{folder} was made by a newer geoslave (format {raw['format']}, this one reads {FORMAT}): update geoslave"
+            f"{folder} was made by geoslave {item['properties'].get('geoslave:version', '?')}, newer than this "
+            f"{__version__} (format {raw['format']}, this one reads {FORMAT}): update geoslave"
         )
     try:
         return ModelSpec.model_validate(raw)
@@ -310,7 +388,7 @@ def _recorded_hash(folder: Path, item: dict[str, Any], key: str) -> str:
         recorded = item["assets"][key]["file:checksum"]
     except (KeyError, TypeError):
         raise ModelError(f"{folder / 'model.json'} records no hash for '{key}': fetch the model again") from None
-    return str(recorded).removeprefix(_SHA256_MULTIHASH)
+    return str(recorded).removeprefix(SHA256_MULTIHASH)
 
 
 def _verify(path: Path, recorded: str) -> None:
@@ -320,81 +398,13 @@ def _verify(path: Path, recorded: str) -> None:
         raise ModelError(f"{path} is not the file its model.json describes (hash differs): fetch the model again")
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [MLM_SCHEMA, FILE_SCHEMA],
-        "id": spec.name,
-        "geometry": None,
-        "properties": {
-            "datetime": f"{spec.created or date(1970, 1, 1)}T00:00:00Z",
-            "title": spec.title,
-            "license": spec.licence,
-            "version": spec.version,
-            **_mlm_properties(spec, parameters),
-            "geoslave:version": __version__,
-            "geoslave:spec": spec.model_dump(mode="json"),
-        },
-        "links": [],
-        "assets": {
-            "weights": _asset(folder / "model.safetensors", "application/octet-stream", "safetensors.torch.save_file"),
-            "onnx": _asset(
-                folder / "model.onnx", "application/octet-stream; framework=onnx; profile=onnx", "torch.onnx.export"
-            ),
-        },
-    }
-
-
-def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
-    size = spec.tile + 2 * spec.halo
-    bands = [{"name": band} for band in spec.bands]
-    axes = ["batch", "channel", "height", "width"]
-    return {
-        "mlm:name": spec.name,
-        "mlm:architecture": str(spec.architecture.get("name", "U-Net")),
-        "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": "ONNX",
-        "mlm:total_parameters": parameters,
-        "mlm:pretrained": False,
-        "mlm:hyperparameters": spec.architecture,
-        "mlm:input": [
-            {
-                "name": "scaled imagery",
-                "bands": bands,
-                "input": {"shape": [-1, len(bands), size, size], "dim_order": axes, "data_type": "float32"},
-                "description": f"scaled by scene percentiles {spec.scaling.percentiles}, GSD {spec.gsd_m} m",
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": "scores",
-                "tasks": ["semantic-segmentation"],
-                "result": {
-                    "shape": [-1, len(spec.classes), size, size],
-                    "dim_order": axes,
-                    "data_type": "float32",
-                },
-                "classification:classes": [
-                    {"value": index, "name": name} for index, name in enumerate(spec.classes, start=1)
-                ],
-            }
-        ],
-    }
-
-
-def _asset(path: Path, media_type: str, artifact: str) -> dict[str, Any]:
-    return {
-        "href": f"./{path.name}",
-        "type": media_type,
-        "roles": ["mlm:model"],
-        "mlm:artifact_type": artifact,
-        "file:checksum": _SHA256_MULTIHASH + sha256(path),
-        "file:size": path.stat().st_size,
-    }
+def _deepness(spec: ModelSpec) -> dict[str, str]:
+    return deepness_metadata(
+        classes=spec.classes,
+        bands=spec.bands,
+        gsd_m=spec.gsd_m,
+        tile=spec.tile,
+        halo=spec.halo,
+        threshold=spec.thresholds.high,
+        scaling=spec.scaling,
+    )

@@ -248,11 +248,13 @@ def test_confidence_is_the_mean_score_unless_the_caller_knows_better() -> None:
     assert plain["confidence"].tolist() == plain["score_mean"].tolist()
     assert plain["score_max"].tolist() == pytest.approx([1, 200 / 254], abs=1e-4)
     assert not plain["calibrated"].any()
-    fitted = to_detections(found(values), geobox, confidence=lambda mean, top, area: top / 2, calibrated=True, **NAMES)
+    fitted = to_detections(
+        found(values), geobox, confidence=lambda mean, top, area, stretch: top / 2, calibrated=True, **NAMES
+    )
     assert fitted["confidence"].tolist() == pytest.approx([0.5, 100 / 254], abs=1e-4)
     assert fitted["calibrated"].all()
     with pytest.raises(ValueError, match="confidence"):
-        to_detections(found(values), geobox, confidence=lambda mean, top, area: top * 2, **NAMES)
+        to_detections(found(values), geobox, confidence=lambda _m, top, _a, _e: top * 2, **NAMES)
 
 
 def test_a_rerun_gives_the_same_ids_and_another_day_others() -> None:

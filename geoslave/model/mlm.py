@@ -1,0 +1,259 @@
+"""model.json as a STAC item with the Machine Learning Model extension (MLM v1.5.2), and its rules.
+
+The fields follow the published specification (github.com/stac-extensions/mlm). Its JSON schema is a
+third party's file and is not kept here; `faults` states by hand the rules that concern us, so that
+a package can be checked without a network: required fields, enumerations, matching shapes, bands
+that are named in `properties.bands` (STAC 1.1), an `mlm:artifact_type` for each model asset and for
+no other, no model-wide field on an asset, and no field of the prefix that the specification lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoslave import __version__
+
+if TYPE_CHECKING:
+    from geoslave.model.package import ModelSpec
+
+MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v1.1.0/schema.json"
+SHA256_MULTIHASH = "1220"
+"""Prefix of a SHA-256 in the STAC file extension (multihash code and length)."""
+AXES = ["batch", "channel", "height", "width"]
+
+_REQUIRED = ("mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output")
+_MODEL_WIDE = ("mlm:name", "mlm:input", "mlm:output", "mlm:hyperparameters")
+_KNOWN = {
+    *_REQUIRED,
+    *("mlm:framework", "mlm:framework_version", "mlm:memory_size", "mlm:total_parameters", "mlm:pretrained"),
+    *("mlm:pretrained_source", "mlm:batch_size_suggestion", "mlm:accelerator", "mlm:accelerator_constrained"),
+    *("mlm:accelerator_summary", "mlm:accelerator_count", "mlm:hyperparameters"),
+}
+_ON_ASSETS = (_KNOWN - set(_MODEL_WIDE)) | {"mlm:artifact_type", "mlm:compile_method", "mlm:entrypoint"}
+_TASKS = {
+    *("regression", "classification", "scene-classification", "detection", "object-detection", "segmentation"),
+    *("semantic-segmentation", "instance-segmentation", "panoptic-segmentation", "similarity-search"),
+    *("generative", "image-captioning", "super-resolution", "downscaling"),
+}
+_ACCELERATORS = {None, "amd64", "cuda", "xla", "amd-rocm", "intel-ipex-cpu", "intel-ipex-gpu", "macos-arm"}
+_DATA_TYPES = {
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"),
+    *("cint16", "cint32", "cfloat32", "cfloat64", "other"),
+}
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]")
+_CLASS_NAME = re.compile(r"[0-9A-Za-z\-_]+")
+_LICENCE = re.compile(r"[\w\-.+]+")
+_DIMENSION = re.compile(r"[a-z\-_]+")
+_PARAMETER = re.compile(r"[0-9a-zA-Z_.\-]+")
+
+
+def mlm_name(name: str) -> str:
+    """A name as the extension wants it: it starts with a letter and has three characters or more."""
+    return name if _NAME.fullmatch(name) else f"model-{name}"
+
+
+def stac_licence(licence: str) -> str:
+    """An SPDX id as it is; a sentence becomes 'other' (the card has the sentence)."""
+    return licence if _LICENCE.fullmatch(licence) else "other"
+
+
+def stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
+    """The item that describes a package; its weight files must lie in `folder`."""
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM_SCHEMA, FILE_SCHEMA, CLASSIFICATION_SCHEMA],
+        "id": spec.name,
+        "geometry": None,
+        "properties": {
+            "datetime": f"{spec.created or date(1970, 1, 1)}T00:00:00Z",
+            "title": spec.title,
+            "license": stac_licence(spec.licence),
+            "version": spec.version,
+            "bands": [{"name": band} for band in spec.bands],
+            **_mlm_properties(spec, parameters),
+            "geoslave:version": __version__,
+            "geoslave:spec": spec.model_dump(mode="json"),
+        },
+        "links": [],
+        "assets": {
+            "weights": _asset(folder / "model.safetensors", "application/octet-stream", "safetensors.torch.save_file"),
+            "onnx": _asset(
+                folder / "model.onnx", "application/octet-stream; framework=onnx; profile=onnx", "torch.onnx.export"
+            ),
+            "card": {"href": "./README.md", "type": "text/markdown", "roles": ["metadata"]},
+        },
+    }
+
+
+def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
+    size = spec.tile + 2 * spec.halo
+    low, high = spec.scaling.percentiles
+    return {
+        "mlm:name": mlm_name(spec.name),
+        "mlm:architecture": str(spec.architecture.get("name", "U-Net")),
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:framework": "ONNX",
+        "mlm:total_parameters": parameters,
+        "mlm:pretrained": False,
+        "mlm:pretrained_source": None,
+        "mlm:batch_size_suggestion": 1,
+        "mlm:accelerator": None,
+        "mlm:accelerator_constrained": False,
+        "mlm:hyperparameters": {"tile": spec.tile, "halo": spec.halo, "stride": spec.stride, **spec.architecture},
+        "mlm:input": [
+            {
+                "name": "scaled imagery",
+                "bands": [{"name": band} for band in spec.bands],
+                "input": {"shape": [-1, len(spec.bands), size, size], "dim_order": AXES, "data_type": "float32"},
+                "pre_processing_function": {"format": "python", "expression": "geoslave.imagery.scaling:scale"},
+                "description": f"the scene's percentiles {low:g} and {high:g} of each band (at least "
+                f"{spec.scaling.min_range:g} of the display range apart) become -1 and 1; GSD {spec.gsd_m:g} m",
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "scores",
+                "tasks": ["semantic-segmentation"],
+                "result": {
+                    "shape": [-1, len(spec.classes), size, size],
+                    "dim_order": AXES,
+                    "data_type": "float32",
+                },
+                "description": "a score in [0, 1] for each class and pixel; classes do not exclude each other",
+                "classification:classes": [
+                    {"value": index, "name": name, "description": name.replace("_", " ")}
+                    for index, name in enumerate(spec.classes, start=1)
+                ],
+            }
+        ],
+    }
+
+
+def _asset(path: Path, media_type: str, artifact: str) -> dict[str, Any]:
+    return {
+        "href": f"./{path.name}",
+        "type": media_type,
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": artifact,
+        "file:checksum": SHA256_MULTIHASH + sha256(path),
+        "file:size": path.stat().st_size,
+    }
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def faults(item: Mapping[str, Any]) -> list[str]:
+    """What an item does against the rules, each as one line; an item in order gives none."""
+    return list(_item_faults(item))
+
+
+def _item_faults(item: Mapping[str, Any]) -> Iterator[str]:
+    for field in ("type", "stac_version", "id", "geometry", "properties", "links", "assets"):
+        if field not in item:
+            yield f"'{field}' is missing"
+            return
+    if item["type"] != "Feature":
+        yield "'type' is not Feature"
+    if MLM_SCHEMA not in item.get("stac_extensions", []):
+        yield f"'stac_extensions' does not name {MLM_SCHEMA}"
+    if item["geometry"] is not None and "bbox" not in item:
+        yield "'bbox' is missing although there is a geometry"
+    properties, assets = item["properties"], item["assets"]
+    if "datetime" not in properties:
+        yield "'datetime' is missing"
+    if not _LICENCE.fullmatch(str(properties.get("license", "other"))):
+        yield "'license' is no SPDX id and not 'other'"
+    yield from _property_faults(properties)
+    yield from _band_faults(properties)
+    yield from _asset_faults(assets)
+
+
+def _property_faults(properties: Mapping[str, Any]) -> Iterator[str]:
+    missing = [field for field in _REQUIRED if field not in properties]
+    yield from (f"'{field}' is missing" for field in missing)
+    yield from (f"'{key}' is no field of MLM" for key in properties if key.startswith("mlm:") and key not in _KNOWN)
+    if missing:
+        return
+    if not _NAME.fullmatch(properties["mlm:name"]):
+        yield "'mlm:name' must start with a letter, end with a letter or digit, and have three characters"
+    yield from _task_faults("mlm:tasks", properties["mlm:tasks"])
+    if properties.get("mlm:accelerator") not in _ACCELERATORS:
+        yield "'mlm:accelerator' is none of those listed"
+    if properties.get("mlm:pretrained") is False and properties.get("mlm:pretrained_source", "") is not None:
+        yield "'mlm:pretrained_source' must be null for a model trained from scratch"
+    parameters = properties.get("mlm:hyperparameters", {"a": 1})
+    if not parameters or not all(_PARAMETER.fullmatch(key) for key in parameters):
+        yield "'mlm:hyperparameters' is empty or has a name with odd characters"
+    for number, entry in enumerate(properties["mlm:input"]):
+        yield from _structure_faults(f"mlm:input[{number}]", entry, "input")
+        if "bands" not in entry and "variables" not in entry:
+            yield f"mlm:input[{number}] names neither bands nor variables"
+        yield from _expression_faults(f"mlm:input[{number}].pre_processing_function", entry)
+    for number, entry in enumerate(properties["mlm:output"]):
+        yield from _structure_faults(f"mlm:output[{number}]", entry, "result")
+        yield from _task_faults(f"mlm:output[{number}].tasks", entry.get("tasks"))
+        for of in entry.get("classification:classes", []):
+            if not isinstance(of.get("value"), int) or not of.get("description"):
+                yield f"mlm:output[{number}]: a class needs a whole number as value, and a description"
+            if not _CLASS_NAME.fullmatch(of.get("name", "a")):
+                yield f"mlm:output[{number}]: class name '{of['name']}' has odd characters"
+
+
+def _task_faults(where: str, tasks: Any) -> Iterator[str]:
+    if not isinstance(tasks, Sequence) or not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= _TASKS:
+        yield f"'{where}' must hold tasks of the list, each once"
+
+
+def _structure_faults(where: str, entry: Mapping[str, Any], key: str) -> Iterator[str]:
+    structure = entry.get(key)
+    if not entry.get("name") or not isinstance(structure, Mapping):
+        yield f"{where} needs a name and '{key}'"
+        return
+    shape, axes = structure.get("shape", []), structure.get("dim_order", [])
+    if not shape or len(shape) != len(axes) or any(not isinstance(n, int) or n < -1 for n in shape):
+        yield f"{where}: shape and dim_order must be of one length, sizes whole numbers, -1 for any"
+    if len(set(axes)) < len(axes) or not all(_DIMENSION.fullmatch(axis) for axis in axes):
+        yield f"{where}: dim_order must hold distinct lower-case names"
+    if structure.get("data_type") not in _DATA_TYPES:
+        yield f"{where}: data_type is none of those listed"
+
+
+def _expression_faults(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    function = entry.get("pre_processing_function")
+    if function is not None and not (function.get("format") and "expression" in function):
+        yield f"{where} needs a format and an expression"
+
+
+def _band_faults(properties: Mapping[str, Any]) -> Iterator[str]:
+    """Bands that an input names must be described in `properties.bands` (STAC 1.1)."""
+    described = {band.get("name") for band in properties.get("bands", [])}
+    for entry in properties.get("mlm:input", []):
+        for band in entry.get("bands", []):
+            name = band if isinstance(band, str) else band.get("name")
+            if name not in described:
+                yield f"band '{name}' of mlm:input is not described in properties.bands"
+
+
+def _asset_faults(assets: Mapping[str, Any]) -> Iterator[str]:
+    if not any("mlm:model" in asset.get("roles", []) for asset in assets.values()):
+        yield "no asset has the role mlm:model"
+    for key, asset in assets.items():
+        if "href" not in asset:
+            yield f"asset '{key}' has no href"
+        if ("mlm:model" in asset.get("roles", [])) != ("mlm:artifact_type" in asset):
+            yield f"asset '{key}': mlm:artifact_type goes with the role mlm:model, and only with it"
+        for field in asset:
+            if field.startswith("mlm:") and field not in _ON_ASSETS:
+                yield f"asset '{key}': '{field}' does not belong on an asset"

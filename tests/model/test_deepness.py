@@ -1,0 +1,72 @@
+"""What QGIS's plugin Deepness reads from a model.onnx, read the way the plugin reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from geoslave.imagery.scaling import Scaling, SceneStatistics, coefficients, radiometry, scale
+from geoslave.model.deepness import TYPICAL_LOW, TYPICAL_WIDTH, add_metadata, deepness_metadata
+from tests.factories import write_bright_model
+
+FACTS = {"bands": ("red", "green", "blue"), "gsd_m": 10.0, "tile": 704, "halo": 48, "threshold": 0.35}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = write_bright_model(tmp_path / "bright") / "model.onnx"
+    add_metadata(path, deepness_metadata(classes=("brick_kiln",), scaling=Scaling(), **FACTS))
+    return path
+
+
+def test_the_plugin_reads_its_keys(file: Path) -> None:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    read = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert read["model_type"] == "Segmentor"
+    assert read["class_names"] == {"0": "background", "1": "brick_kiln"}
+    assert (read["resolution"], read["tile_size"], read["tiles_overlap"]) == (1000, 800, 12)
+    assert read["seg_thresh"] == 0.35
+    assert len(read["standardization_mean"]) == len(read["standardization_std"]) == 3
+    outputs = session.get_outputs()
+    assert len(outputs) == 1 and outputs[0].shape[2] == outputs[0].shape[3], "the plugin refuses others"
+
+
+def test_chips_that_are_not_square_still_work_and_score_the_same(file: Path, tmp_path: Path) -> None:
+    plain = write_bright_model(tmp_path / "plain") / "model.onnx"
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 48, 80)).astype(np.float32)
+    scores = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})[0]
+        for path in (file, plain)
+    ]
+    assert scores[0].shape == (2, 1, 48, 80)
+    np.testing.assert_array_equal(*scores)
+
+
+def test_writing_twice_keeps_each_key_once(file: Path) -> None:
+    add_metadata(file, {"resolution": "500"})
+    props = onnx.load(str(file)).metadata_props
+    assert sorted({p.key for p in props}) == sorted(p.key for p in props)
+    assert {p.key: p.value for p in props}["resolution"] == "500"
+
+
+def test_a_typical_scene_comes_out_as_geoslave_scales_it() -> None:
+    scaling = Scaling()
+    read = {k: json.loads(v) for k, v in deepness_metadata(classes=("a",), scaling=scaling, **FACTS).items()}
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 20, 20)).astype(np.uint8)
+    unit = radiometry("uint8", (1.0,) * 3, (0.0,) * 3, 255)
+    typical = SceneStatistics((TYPICAL_LOW,) * 3, (TYPICAL_LOW + TYPICAL_WIDTH,) * 3)
+    ours = scale(pixels, np.ones((20, 20), bool), *coefficients(unit, typical, scaling), (-9, 9))
+    mean, std = (np.array(read[f"standardization_{name}"])[:, None, None] for name in ("mean", "std"))
+    np.testing.assert_allclose((pixels / 255 - mean) / std, ours, atol=1e-5)
+
+
+def test_several_classes_become_maps_of_scores() -> None:
+    read = deepness_metadata(classes=("mine", "camp"), scaling=Scaling(), **FACTS)
+    assert json.loads(read["model_type"]) == "Regressor"
+    assert json.loads(read["class_names"]) == {"0": "mine", "1": "camp"}
+    assert "seg_thresh" not in read

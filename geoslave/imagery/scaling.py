@@ -45,7 +45,8 @@ class Scaling(BaseModel):
     """Percentiles of the scene that become -1 and +1."""
     min_range: float = 0.4
     """Smallest distance between the two, in display units (1.0 = 255 in 8 bit = reflectance 0.35).
-    Measured on 2,100 kiln-free chips: 0.25 gave 45 false alarms, 0.35 gave 15, 0.45 gave 7; the same kilns."""
+    Narrower ranges stretch dull chips into false alarms: of 2,100 kiln-free chips, a network trained with 0.25
+    saw a kiln (score above 0.9) in 45 at 0.25, in 15 at 0.35, in 7 at 0.45, and the same real kilns."""
     clip: tuple[float, float] = (-2.0, 5.0)
     """Scaled values are kept inside."""
 
@@ -128,8 +129,10 @@ def scale(
     factor = np.asarray(factor, np.float32)[:, None, None]
     summand = np.asarray(summand, np.float32)[:, None, None]
     scaled = pixels.astype(np.float32)
-    scaled *= factor
-    scaled += summand
+    # what is no number or nearly the largest one a float holds is nodata or a defect; the clip bounds it
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled *= factor
+        scaled += summand
     np.clip(scaled, *clip, out=scaled)
     if not valid.all():
         # multiplying would keep NaN

@@ -20,6 +20,7 @@ from geoslave.errors import GeoslaveError
 COMMANDS = {
     "demo": "Show the whole path on a rendered scene, with nothing to download.",
     "chip": "Cut a scene into georeferenced chips with an index.",
+    "labels": "Bring labels of any format into one table.",
     "train": "Train a model from a configuration file.",
     "detect": "Find sites in scenes and write them as a layer.",
     "evaluate": "Measure a model against labelled sites.",

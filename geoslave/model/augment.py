@@ -13,7 +13,7 @@ from math import cos, pi, sin
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.ndimage import affine_transform, gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter, zoom
 
 from geoslave.imagery.scaling import Scaling
 
@@ -52,8 +52,14 @@ class Augmentation(BaseModel):
     noise: float = 0.02
     blotches: float = 0.15
     """Share of chips with haze in patches, soft-edged like thin cloud or hard-edged like a bad composite."""
+    stripes: float = 0.0
+    """Share of chips with stripes, as the detectors of a scanner leave them."""
+    coarsen: float = 0.0
+    """Share of chips brought to a coarser resolution (up to 2.5 times) and back: other sensors, other focus."""
     paste: float = 0.35
     """Share of background chips into which a site from another scene is pasted."""
+    paste_site: float = 0.0
+    """The same for chips of labelled scenes."""
     paste_decoy: float = 0.3
     """Share of chips into which a piece without a site is pasted, so that a pasted edge means nothing."""
 
@@ -74,19 +80,64 @@ def cut(
     whole: Patch, centre: tuple[float, float], size: int, rng: np.random.Generator, settings: Augmentation
 ) -> Patch:
     """Cut a turned and mirrored square of `size` pixels about `centre` (row, column); outside is invalid."""
-    free = rng.random() < settings.free_turn
-    angle = rng.uniform(0, 2 * pi) if free else rng.integers(4) * pi / 2
-    zoom = np.exp(rng.uniform(*np.log(settings.zoom))) if free else 1.0
-    turn = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
-    matrix = turn @ np.diag([rng.choice([-1, 1]), 1.0]) / zoom
-    offset = np.array(centre) - matrix @ np.full(2, (size - 1) / 2)
-    if not free:
-        matrix, offset = np.rint(matrix), np.rint(offset)
-    order, shape = (1 if free else 0), (size, size)
-    pixels = np.stack([affine_transform(b, matrix, offset, shape, order=order) for b in whole.pixels])
-    seen = affine_transform(whole.valid.astype(np.float32), matrix, offset, shape, order=order) > 0.99
-    truth = affine_transform(whole.truth, matrix, offset, shape, order=0, cval=IGNORE)
-    return Patch(np.where(seen, pixels, 0).astype(np.float32), truth, seen)
+    mirrored = bool(rng.random() < 0.5)
+    if rng.random() >= settings.free_turn:
+        return cut_square(whole, centre, size, int(rng.integers(4)), mirrored)
+    angle = rng.uniform(0, 2 * pi)
+    zoomed = np.exp(rng.uniform(*np.log(settings.zoom)))
+    turn = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]]) / zoomed
+    if mirrored:
+        turn[:, 0] *= -1
+    return _resampled(whole, centre, size, turn)
+
+
+def cut_square(whole: Patch, centre: tuple[float, float], size: int, quarters: int, mirrored: bool) -> Patch:
+    """Cut a square as it is, then turn it by quarters and mirror it; outside is invalid."""
+    rows, cols = whole.truth.shape
+    top, left = (round(middle - (size - 1) / 2) for middle in centre)
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + size, rows), min(left + size, cols)
+    pixels = np.zeros((len(whole.pixels), size, size), np.float32)
+    truth, valid = np.full((size, size), IGNORE, np.uint8), np.zeros((size, size), bool)
+    if y0 < y1 and x0 < x1:
+        here, there = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)), (slice(y0, y1), slice(x0, x1))
+        valid[here], truth[here] = whole.valid[there], whole.truth[there]
+        pixels[:, *here] = np.where(valid[here], whole.pixels[:, *there], np.float32(0))
+    step = -1 if mirrored else 1
+    turned = (np.rot90(layer, quarters, (-2, -1))[..., ::step, :] for layer in (pixels, truth, valid))
+    return Patch(*(np.ascontiguousarray(layer) for layer in turned))
+
+
+def _resampled(whole: Patch, centre: tuple[float, float], size: int, matrix: NDArray[np.float64]) -> Patch:
+    """The square whose pixel offsets from the middle, times `matrix`, are offsets from `centre`; bilinear.
+
+    Written out rather than left to scipy: chips are drawn beside the network, on its processors.
+    """
+    rows, cols = whole.truth.shape
+    offset = np.arange(size) - (size - 1) / 2
+    y = centre[0] + matrix[0, 0] * offset[:, None] + matrix[0, 1] * offset
+    x = centre[1] + matrix[1, 0] * offset[:, None] + matrix[1, 1] * offset
+    inside = (y >= 0) & (y <= rows - 1) & (x >= 0) & (x <= cols - 1)
+    y, x = np.clip(y, 0, rows - 1).ravel(), np.clip(x, 0, cols - 1).ravel()
+    top, left = y.astype(np.intp), x.astype(np.intp)
+    down, right = (y - top).astype(np.float32), (x - left).astype(np.float32)
+    step_down, step_right = np.where(top < rows - 1, cols, 0), (left < cols - 1).astype(np.intp)
+    corner = top * cols + left
+    flat, known = whole.pixels.reshape(len(whole.pixels), -1), whole.valid.ravel()
+    pixels = np.zeros((len(flat), size * size), np.float32)
+    seen = inside.ravel()
+    for at, weight in (
+        (corner, (1 - down) * (1 - right)),
+        (corner + step_right, (1 - down) * right),
+        (corner + step_down, down * (1 - right)),
+        (corner + step_down + step_right, down * right),
+    ):
+        pixels += weight * flat.take(at, axis=1)
+        seen = seen & (known.take(at) | (weight < 0.01))
+    nearest = corner + step_down * (down >= 0.5) + step_right * (right >= 0.5)
+    truth = np.where(seen, whole.truth.ravel().take(nearest), np.uint8(IGNORE))
+    pixels[:, ~seen] = 0
+    shape = (size, size)
+    return Patch(pixels.reshape(-1, *shape), truth.reshape(shape), seen.reshape(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +157,27 @@ class Light:
 
     def __call__(self, values: Floats) -> Floats:
         """Display values [band, ...] in this light."""
+        return self.stretched(self.lit(values))
+
+    def lit(self, values: Floats) -> Floats:
+        """Display values before the stretch: the sun, the haze, the colours."""
         column = (slice(None),) + (None,) * (values.ndim - 1)
-        lit = np.maximum(values, 0) ** np.float32(self.gamma) * self.gain[column]
-        grey = lit.mean(axis=0, keepdims=True)
-        lit = grey + np.float32(self.saturation) * (lit - grey) + self.haze[column]
-        lit = (lit - self.dark[column]) / (self.bright - self.dark)[column]
-        return np.clip(lit, 0, 1 if self.clip else 4).astype(np.float32)
+        lit = np.maximum(values, np.float32(0))
+        np.power(lit, np.float32(self.gamma), out=lit)
+        lit *= self.gain[column]
+        if self.saturation != 1:
+            grey = lit.mean(axis=0, keepdims=True)
+            lit -= grey
+            lit *= np.float32(self.saturation)
+            lit += grey
+        lit += self.haze[column]
+        return lit
+
+    def stretched(self, lit: Floats) -> Floats:
+        """What `lit` gave, stretched and cut off."""
+        column = (slice(None),) + (None,) * (lit.ndim - 1)
+        shown = (lit - self.dark[column]) * (np.float32(1) / (self.bright - self.dark))[column]
+        return np.clip(shown, np.float32(0), np.float32(1 if self.clip else 4), out=shown)
 
 
 def draw_light(sample: Floats, stretched: bool, rng: np.random.Generator, settings: Augmentation) -> Light:
@@ -137,9 +203,9 @@ def draw_light(sample: Floats, stretched: bool, rng: np.random.Generator, settin
     )
     if rng.random() >= settings.stretch:
         return neutral
-    lit = neutral(sample)
-    dark = lit.min(axis=1)
-    bright = np.maximum(np.percentile(lit, rng.uniform(99.5, 100), axis=1), dark + 0.08).astype(np.float32)
+    lit = np.sort(neutral.lit(sample), axis=1)
+    dark = lit[:, 0]
+    bright = np.maximum(quantile(lit, rng.uniform(0.995, 1)), dark + np.float32(0.08)).astype(np.float32)
     return Light(neutral.gamma, neutral.gain, neutral.haze, neutral.saturation, dark, bright, neutral.clip)
 
 
@@ -147,11 +213,20 @@ def percentiles(
     sample: Floats, scaling: Scaling, rng: np.random.Generator, settings: Augmentation
 ) -> tuple[Floats, Floats]:
     """(low, width) per band that a scene's sample [band, n] gives the scaling, with some error."""
-    low, high = np.percentile(sample, scaling.percentiles, axis=1)
+    ordered = np.sort(sample, axis=1)
+    low, high = (quantile(ordered, percent / 100) for percent in scaling.percentiles)
     error = rng.normal(0, settings.statistics, 2)
     width = high - low
     low = low + 0.4 * error[0] * width
     return low.astype(np.float32), np.maximum(width * np.exp(error[1]), narrowest(scaling, settings)).astype(np.float32)
+
+
+def quantile(ordered: Floats, share: float) -> Floats:
+    """The linear quantile of rows [band, n] that are in order; sorting and this is what np.quantile is, but fast."""
+    place = share * (ordered.shape[1] - 1)
+    below = int(place)
+    above = min(below + 1, ordered.shape[1] - 1)
+    return np.asarray(ordered[:, below] + np.float32(place - below) * (ordered[:, above] - ordered[:, below]))
 
 
 def narrowest(scaling: Scaling, settings: Augmentation) -> float:
@@ -166,6 +241,33 @@ def degrade(pixels: Floats, rng: np.random.Generator, settings: Augmentation) ->
     if settings.noise:
         pixels = pixels + rng.uniform(0, settings.noise) * rng.standard_normal(pixels.shape, np.float32)
     return np.asarray(pixels, np.float32)
+
+
+def stripes(pixels: Floats, rng: np.random.Generator, settings: Augmentation) -> Floats:
+    """Rows or columns a little brighter or darker than their neighbours, in scaled values [band, y, x]."""
+    if not settings.stripes or rng.random() >= settings.stripes:
+        return pixels
+    bands, rows, cols = pixels.shape
+    along = int(rng.integers(2))
+    lines = (rows, cols)[along]
+    wide = int(rng.integers(1, 4))
+    level = np.repeat(rng.standard_normal((bands, -(-lines // wide)), np.float32), wide, axis=1)[:, :lines]
+    level *= np.float32(rng.uniform(0.02, 0.15))
+    return np.asarray(pixels + (level[:, :, None] if along == 0 else level[:, None, :]), np.float32)
+
+
+def coarsen(pixels: Floats, rng: np.random.Generator, settings: Augmentation) -> Floats:
+    """A coarser resolution and back, in scaled values [band, y, x]."""
+    if not settings.coarsen or rng.random() >= settings.coarsen:
+        return pixels
+    _, rows, cols = pixels.shape
+    factor = rng.uniform(1.2, 2.5)
+    blurred = gaussian_filter(pixels, (0, 0.4 * factor, 0.4 * factor))
+    small = (max(4, round(rows / factor)), max(4, round(cols / factor)))
+    y, x = (np.rint(np.linspace(0, n - 1, k)).astype(int) for n, k in zip((rows, cols), small, strict=True))
+    few = blurred[:, y][:, :, x]
+    back = (1, rows / small[0], cols / small[1])
+    return np.asarray(zoom(few, back, order=1, grid_mode=True, mode="nearest"), np.float32)
 
 
 def blotches(pixels: Floats, rng: np.random.Generator, settings: Augmentation) -> Floats:
@@ -200,7 +302,7 @@ def paste(onto: Patch, piece: Patch, centre: tuple[int, int], rng: np.random.Gen
     pixels[:, *here] = (1 - alpha) * pixels[:, *here] + alpha * piece.pixels[:, *there]
     shown, part = alpha > 0.5, piece.truth[there]
     # what the soft edge half covers is neither
-    faint = (alpha > 0.05) & ~shown & (part == 1)
+    faint = (alpha > 0.05) & ~shown & (part != 0)
     truth[here] = np.where(faint, IGNORE, np.where(shown, part, truth[here]))
     return Patch(pixels, truth, onto.valid)
 

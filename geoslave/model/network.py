@@ -1,7 +1,7 @@
 """Networks: thin over segmentation_models_pytorch.
 
 A network takes scaled imagery [batch, band, y, x] and gives logits [batch, class, y, x] on the same
-grid. Weights start from scratch; nothing is downloaded.
+grid. Weights start from scratch, unless ones to be fetched are asked for or a package's are taken over.
 
 Small sites need fine feature maps: a kiln is about 10 x 5 pixels of 10 m. So the input can be
 upsampled *inside* the network (`upsample`). With fewer `decoder_channels` than `encoder_depth` the
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geoslave.errors import MissingExtra, ModelError
+
+if TYPE_CHECKING:
+    from geoslave.model.package import ModelPackage
 
 
 class Architecture(BaseModel):
@@ -71,8 +75,13 @@ class GridNetwork(nn.Module):
         return logits
 
 
-def build_network(architecture: Architecture, n_bands: int, n_classes: int) -> GridNetwork:
+def build_network(
+    architecture: Architecture, n_bands: int, n_classes: int, pretrained: str | None = None
+) -> GridNetwork:
     """A network with fresh weights (seed torch beforehand to have the same ones again).
+
+    With `pretrained` ("imagenet") the encoder's weights are fetched from the net; what fails then is
+    whatever the library that fetches raises.
 
     Raises:
         ModelError: if segmentation_models_pytorch does not know it or its parts do not fit.
@@ -90,11 +99,13 @@ def build_network(architecture: Architecture, n_bands: int, n_classes: int) -> G
         arguments["decoder_channels"] = (*channels, *(8,) * (architecture.encoder_depth - stages))
     try:
         body = smp.create_model(
-            architecture.name, architecture.encoder, None, in_channels=n_bands, classes=n_classes, **arguments
+            architecture.name, architecture.encoder, pretrained, in_channels=n_bands, classes=n_classes, **arguments
         )
         if stages < architecture.encoder_depth:
             _leave_out_stages(body, architecture, n_classes)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        if pretrained is not None:
+            raise
         raise ModelError(
             f"architecture {architecture.name} with encoder {architecture.encoder} cannot be built ({error}): "
             "change 'architecture' in the configuration"
@@ -131,6 +142,59 @@ def recentre(network: GridNetwork, score: float, softness: float) -> None:
         raise ModelError("this architecture has no last layer that could be moved: leave out 'recentre'")
     last.weight.div_(softness)
     last.bias.sub_(math.log(score / (1 - score))).div_(softness)
+
+
+@torch.no_grad()
+def take_weights(
+    network: GridNetwork,
+    package: ModelPackage,
+    architecture: Architecture,
+    bands: Sequence[str],
+    classes: Sequence[str],
+) -> list[str]:
+    """Start a network from a package's weights.
+
+    Bands and classes are matched by name: a band that the package does not know starts as the mean of
+    those it knows, a class that it does not know from scratch. Returns lines that tell what was new.
+
+    Raises:
+        ModelError: if the package is of another architecture.
+    """
+    from safetensors.torch import load_file
+
+    spec = package.spec
+    if Architecture.model_validate(spec.architecture) != architecture:
+        raise ModelError(
+            f"{spec.name} is of another architecture ({spec.architecture.get('name')}, encoder "
+            f"{spec.architecture.get('encoder')}, ...): copy its 'architecture' from {package.folder / 'model.json'}"
+        )
+    state = network.state_dict()
+    first = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    for name, theirs in load_file(package.weights).items():
+        if name == first and tuple(bands) != spec.bands:
+            theirs = _for_bands(theirs, spec.bands, bands)
+        if name.startswith("body.segmentation_head.") and tuple(classes) != spec.classes:
+            theirs = _for_classes(state[name], theirs, spec.classes, classes)
+        state[name].copy_(theirs)
+    new = [f"band {band}" for band in bands if band not in spec.bands]
+    new += [f"class {name}" for name in classes if name not in spec.classes]
+    return [f"starts from {spec.name} {spec.version}" + (f"; new to it: {', '.join(new)}" if new else "")]
+
+
+def _for_bands(theirs: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """A first convolution [out, band, y, x] for other bands; what it puts out stays of the same size."""
+    mean = theirs.mean(dim=1)
+    layers = [theirs[:, known.index(band)] if band in known else mean for band in wanted]
+    return torch.stack(layers, dim=1) * (len(known) / len(wanted))
+
+
+def _for_classes(ours: Tensor, theirs: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """A last layer's weights or biases [class, ...] for other classes."""
+    rows = ours.clone()
+    for row, name in enumerate(wanted):
+        if name in known:
+            rows[row] = theirs[known.index(name)]
+    return rows
 
 
 def export_onnx(network: nn.Module, n_bands: int, path: Path) -> None:

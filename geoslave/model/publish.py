@@ -42,7 +42,7 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         version=publication.version,
         title=publication.title,
         target=config.target,
-        classes=(config.target,),
+        classes=config.class_names,
         bands=config.bands,
         gsd_m=config.gsd_m,
         scaling=config.scaling,
@@ -122,7 +122,7 @@ def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
             f" input enlarged {spec.architecture.get('upsample')} times |",
             f"| trained on | {spec.data} |",
             f"| | {result.n_scenes} scenes with {result.n_sites} labelled sites, {result.n_backgrounds} background"
-            f" chips, {len(result.losses)} steps |",
+            f" chips, {result.n_weak} weakly labelled chips, {len(result.losses)} steps |",
             f"| licence of the weights | {spec.licence} |",
             f"| confidence | {confidence.meaning} |",
             f"| map | detections with a confidence of {confidence.operating:.2f} or more |",

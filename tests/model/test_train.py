@@ -16,7 +16,10 @@ torch = pytest.importorskip("torch")
 from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.labels.synthetic import render_scene  # noqa: E402
 from geoslave.model.augment import IGNORE, Augmentation, Patch, blotches, cut, draw_light, paste  # noqa: E402
-from geoslave.model.train import Loss, Rendered, TrainConfig, load_config, load_data, segmentation_loss, train  # noqa: E402
+from geoslave.model.losses import segmentation_loss  # noqa: E402
+from geoslave.model.recipe import Loss, Rendered, TrainConfig, load_config  # noqa: E402
+from geoslave.model.train import Progress, train  # noqa: E402
+from geoslave.model.trainingdata import load_data  # noqa: E402
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -66,10 +69,10 @@ def test_same_seed_same_weights(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_it_learns(folder: Path) -> None:
-    seen: list[float] = []
-    result = train(_config(folder, steps=60, batch=8, chip=48), lambda step, steps, loss: seen.append(loss))
+    seen: list[Progress] = []
+    result = train(_config(folder, steps=60, batch=8, chip=48), on_step=seen.append)
     assert len(seen) == 60
-    assert np.mean(seen[-10:]) < 0.8 * np.mean(seen[:10])
+    assert np.mean(result.losses[-10:]) < 0.8 * np.mean(result.losses[:10])
     assert not result.network.training
     assert (result.n_scenes, result.n_backgrounds) == (2, 10)
 

@@ -1,0 +1,297 @@
+"""The recipe of a training: one YAML file that decides all of it.
+
+Paths may hold variables, e.g. ${GEOSLAVE_DATA}. What is not said takes the value given here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geoslave.errors import GeoslaveError
+from geoslave.imagery.scaling import Scaling
+from geoslave.labels.synthetic import Landscape
+from geoslave.model.augment import Augmentation
+from geoslave.model.network import Architecture
+from geoslave.model.package import Publication
+from geoslave.targets import TARGETS
+
+RGB = ("red", "green", "blue")
+_NOT_OF_THE_WEIGHTS = {"publication", "checkpoint_every", "workers"}
+"""Settings that may change between the start of a training and its resumption."""
+
+
+def _expanded(path: str) -> str:
+    expanded = os.path.expandvars(path)
+    if "$" in expanded:
+        raise ValueError(f"'{path}' names an environment variable that is not set")
+    return expanded
+
+
+Place = Annotated[str, AfterValidator(_expanded)]
+"""A path; ${VARIABLES} are filled in."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelledScenes(_Frozen):
+    """A folder of scenes (or tiles, or chips) and where their sites are: one of `labels`, `masks`, `yolo`."""
+
+    scenes: Place
+    """A folder of rasters."""
+    files: str = "*.tif"
+    """Which of its files are scenes."""
+    labels: Place | None = None
+    """One file of outlines for all scenes."""
+    masks: Place | None = None
+    """A folder with a mask for each scene, of the same name and size: 0 none, 1 and up a class, 255 not known."""
+    yolo: Place | None = None
+    """A folder with a text file for each scene: class, then centre and size or four corners, in 0..1."""
+    centre_in_name: bool = False
+    """Images without a georeference, named LATITUDE_LONGITUDE of their centre (SentinelKilnDB)."""
+    class_column: str = "class_name"
+    """Which column of `labels` tells the class, where there are several."""
+    certainty: float = 0
+    """Labels less certain than this are not learned, nor is what lies there."""
+    unsure: Place | None = None
+    """Places with which nothing is learned: outlines in a file, or a list by scene (see `trainingdata.read_unsure`)."""
+    region_column: str | None = None
+    held_out: tuple[str, ...] = ()
+    """Regions whose scenes are not trained on."""
+    leave_out: tuple[str, ...] = ()
+    """Scenes (patterns of file names) that are neither trained nor validated on: the test."""
+    stretched: bool = False
+    """Each scene was stretched from its darkest to its brightest pixel."""
+    edge_m: float = Field(default=50, ge=0)
+    """Along a scene's edge sites are often unlabelled: there only labelled sites are learned."""
+
+    @model_validator(mode="after")
+    def _one_source_of_sites(self) -> LabelledScenes:
+        given = [name for name in ("labels", "masks", "yolo") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of 'labels' (a file), 'masks' (a folder) or 'yolo' (a folder)")
+        return self
+
+
+class Backgrounds(_Frozen):
+    """Chips without sites: x[n, y, x, band] uint8 in an .npz and a table with one row a chip."""
+
+    chips: Place
+    table: Place
+    where: dict[str, int | str | bool] = {}
+    """Only rows with these values, e.g. {label: 0, cloudy: false}."""
+    group_column: str = "gallery"
+    held_out: tuple[str, ...] = ()
+    """Groups that are not trained on."""
+
+
+class WeakChips(Backgrounds):
+    """Chips of which is known only whether a site is somewhere in them (1) or nowhere (0)."""
+
+    label_column: str = "label"
+    class_name: str | None = None
+    """Which class the label speaks of. [default: the first]"""
+    positive_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the draws that hold a site, whatever their share in the table."""
+
+
+class Rendered(_Frozen):
+    """Scenes drawn by `labels.synthetic`: brick kilns in red, green and blue."""
+
+    count: int = Field(default=24, ge=0)
+    size: int = Field(default=256, ge=64)
+    sites: int = 14
+    lookalikes: int = 20
+    landscapes: tuple[Landscape, ...] = ("delta", "delta", "plain", "dry", "forest")
+
+
+class Shares(_Frozen):
+    """What chips are drawn from; the numbers are made to sum to 1 over what there is."""
+
+    site: float = Field(default=0.30, ge=0)
+    scene: float = Field(default=0.12, ge=0)
+    background: float = Field(default=0.33, ge=0)
+    rendered: float = Field(default=0.25, ge=0)
+    weak: float = Field(default=0.50, ge=0)
+
+
+class Loss(_Frozen):
+    """Weights of the parts of the loss."""
+
+    bce: float = 1.0
+    dice: float = 1.0
+    focal_gamma: float = 1.0
+    """0 is plain binary cross entropy; more turns to the hard pixels."""
+
+
+class Weak(_Frozen):
+    """How the scores of a chip's pixels become one score of the chip, and what else is asked of them."""
+
+    pooling: Literal["top", "lse", "power"] = "top"
+    """top: mean of the highest logits; lse: log-mean-exp; power: generalised mean of the scores."""
+    top_share: float = Field(default=0.05, gt=0, le=1)
+    """Of 'top': share of the pixels."""
+    sharpness: float = Field(default=5.0, gt=0)
+    """Of 'lse' and 'power': low is near the mean, high near the maximum."""
+    weight: float = 1.0
+    size: tuple[float, float] = (0.0, 1.0)
+    """Plausible share of a chip with a site that the site covers."""
+    size_weight: float = 0.0
+    """What it costs to leave that range."""
+    sparsity: float = 0.0
+    """What each chip's mean score costs."""
+
+
+class Validation(_Frozen):
+    """What is put aside to see how training goes, how often it is looked at, and when to stop."""
+
+    by: Literal["none", "list", "region", "blocks"] = "none"
+    scenes: tuple[str, ...] = ()
+    """By list: patterns of file names."""
+    regions: tuple[str, ...] = ()
+    """By region: names in the scenes' region column."""
+    block_m: float = Field(default=2_000, gt=0)
+    """By blocks: side of the squares of a fixed grid, some of which are put aside."""
+    buffer_m: float = Field(default=200, ge=0)
+    """By blocks: as far round them nothing is shown in training; wider than a site is long."""
+    share: float = Field(default=0.2, gt=0, lt=1)
+    groups: tuple[str, ...] = ()
+    """Groups of weak chips that are put aside."""
+    every: int = Field(default=200, ge=1)
+    """Steps from one look to the next."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many looks without a better figure; 0: never."""
+    watch: Literal["f1", "average_precision", "auc"] | None = None
+    """The figure that decides which weights are kept. [default: f1; auc where there are only weak chips]"""
+    edge_m: float = Field(default=50, ge=0)
+    max_distance_m: float = 50
+    min_iou: float = 0.1
+    duplicate_m: float = Field(default=35, ge=0)
+    """What makes a hit, a duplicate, and an edge: see `detections.evaluate`."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Validation:
+        if self.by == "list" and not self.scenes:
+            raise ValueError("by: list needs 'scenes', patterns of file names")
+        if self.by == "region" and not self.regions:
+            raise ValueError("by: region needs 'regions'")
+        return self
+
+
+class Recentre(_Frozen):
+    """Which score of the trained network is to become 0.5, and how much its scores are softened."""
+
+    score: float = Field(default=0.5, gt=0, lt=1)
+    softness: float = Field(default=1.0, ge=1)
+
+
+class TrainConfig(_Frozen):
+    """All that decides a training."""
+
+    name: str
+    target: str = "brick_kiln"
+    """A preset of `geoslave.targets`: what sizes detections may have."""
+    classes: tuple[str, ...] = ()
+    """Kinds of sites to tell apart, as the labels call them. [default: one, the target]"""
+    bands: tuple[str, ...] = RGB
+    gsd_m: float = Field(default=10.0, gt=0)
+    architecture: Architecture = Architecture()
+    pretrained: Literal["imagenet"] | None = None
+    """Start from weights that are fetched from the net; from scratch where there is none."""
+    start_from: Place | None = None
+    """Start from the weights of a model package of the same architecture."""
+    scaling: Scaling = Scaling()
+    scenes: tuple[LabelledScenes, ...] = ()
+    backgrounds: tuple[Backgrounds, ...] = ()
+    weak_chips: tuple[WeakChips, ...] = ()
+    rendered: Rendered | None = None
+    """[default: some for brick kilns in true colour, none for anything else]"""
+    shares: Shares = Shares()
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    weak: Weak = Weak()
+    outline_m: float = Field(default=10, ge=0)
+    """Within this distance outside a site's outline nothing is learned: labels are that exact."""
+    chip: int = Field(default=48, ge=32)
+    batch: int = Field(default=24, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    """Batches to a step: a larger effective batch in the memory of a small one."""
+    steps: int = Field(default=1500, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = 0.02
+    warm_up: int = 100
+    ema: float = 0.998
+    mine_at: tuple[float, ...] = (0.4, 0.7)
+    """When (share of the steps) backgrounds are scored, to draw the misleading ones more often."""
+    mine_count: int = 3000
+    """How many backgrounds are scored each time."""
+    validation: Validation = Validation()
+    recentre: Recentre = Recentre()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    workers: int = Field(default=1, ge=0)
+    """Processes that draw chips ahead of the network; 0: drawn in between. The chips are the same."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0)
+    publication: Publication = Publication()
+    """What the package says of itself; training does not look at it."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if self.target not in TARGETS:
+            raise ValueError(
+                f"target '{self.target}' is none of {', '.join(TARGETS)}: take the one of the nearest size"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class is named twice")
+        if self.rendered and self.rendered.count and not self._can_render():
+            raise ValueError("rendered scenes show brick kilns in red, green, blue, of one class: leave out 'rendered'")
+        if self.pretrained and self.start_from:
+            raise ValueError("give either 'pretrained' or 'start_from'")
+        multiple = max(1, 2**self.architecture.encoder_depth // self.architecture.upsample)
+        if self.chip % multiple:
+            raise ValueError(f"chip {self.chip} must be a multiple of {multiple} for this architecture")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name for each output of the network."""
+        return self.classes or (self.target,)
+
+    @property
+    def scenes_to_render(self) -> Rendered:
+        """The rendered scenes, those by default included."""
+        return self.rendered or Rendered(count=24 if self._can_render() else 0)
+
+    def digest(self) -> str:
+        """SHA-256 of all that decides the weights (the contents of data files are not looked at)."""
+        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_THE_WEIGHTS).encode()).hexdigest()
+
+    def _can_render(self) -> bool:
+        return self.target == "brick_kiln" and self.bands == RGB and len(self.classes) < 2
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a configuration (YAML).
+
+    Raises:
+        GeoslaveError: naming the first setting that is wrong.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GeoslaveError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): mend it") from error
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
+        raise GeoslaveError(f"{path}: {where}: {first['msg']}; change it and run again") from error

@@ -1,0 +1,427 @@
+"""Drawing chips: every step's batch is made anew, from the seed and the step's number alone.
+
+So a batch does not depend on when it is drawn, nor by whom: a process draws ahead while the network
+works, and a training that is taken up again sees the chips it would have seen.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoslave.errors import GeoslaveError
+from geoslave.model.augment import (
+    IGNORE,
+    Floats,
+    Patch,
+    blotches,
+    coarsen,
+    cut,
+    cut_square,
+    degrade,
+    draw_light,
+    paste,
+    percentiles,
+    stripes,
+)
+from geoslave.model.chip_pools import ChipPool
+from geoslave.model.recipe import TrainConfig
+from geoslave.model.trainingdata import TrainingData, TrainScene
+
+AHEAD = 2
+"""Batches drawn before they are needed, by each process."""
+SAMPLE = 1_000
+"""Values of a scene from which a chip's scaling is made."""
+_NO_SITES = (np.empty((0, 2)), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A chip as the network gets it."""
+
+    patch: Patch
+    """Scaled."""
+    weak: tuple[int, int] | None = None
+    """(class, 0 or 1) where only the whole chip is labelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from."""
+
+    imagery: Floats
+    """[chip, band, y, x], scaled."""
+    truth: NDArray[np.uint8]
+    """[chip, y, x]: 0 none, 1 and up a class, IGNORE where nothing is learned."""
+    valid: NDArray[np.bool_]
+    """[chip, y, x]."""
+    weak: NDArray[np.int8]
+    """[chip, class]: 1 a site somewhere, 0 none, -1 not told by a weak label."""
+
+
+def draw_batch(data: TrainingData, config: TrainConfig, step: int) -> Batch:
+    """The chips of a step."""
+    rng = np.random.default_rng([config.seed, step])
+    chips = [_draw(data, config, rng) for _ in range(config.batch * config.accumulate)]
+    weak = np.full((len(chips), len(config.class_names)), -1, np.int8)
+    for row, chip in zip(weak, chips, strict=True):
+        if chip.weak is not None:
+            row[chip.weak[0]] = chip.weak[1]
+    return Batch(
+        np.stack([c.patch.pixels for c in chips]),
+        np.stack([c.patch.truth for c in chips]),
+        np.stack([c.patch.valid for c in chips]),
+        weak,
+    )
+
+
+# --- one chip ------------------------------------------------------------------------------------
+
+
+def _draw(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    """One chip, scaled."""
+    sources = _sources(data, config)
+    weights = np.array([weight for weight, _ in sources])
+    if not weights.sum() > 0:
+        raise GeoslaveError("'shares' leaves nothing to draw chips from: give a share to a source that is there")
+    chip = sources[rng.choice(len(sources), p=weights / weights.sum())][1](data, config, rng)
+    if chip.weak is None and rng.random() < config.augmentation.paste_decoy and (data.scenes or data.rendered):
+        chip = Chip(paste(chip.patch, _decoy(data, config, rng), _spot(config.chip, rng), rng))
+    return Chip(_finished(chip.patch, config, rng), chip.weak)
+
+
+Drawn = Callable[[TrainingData, TrainConfig, np.random.Generator], Chip]
+
+
+def _sources(data: TrainingData, config: TrainConfig) -> list[tuple[float, Drawn]]:
+    """What there is to draw from, with its share."""
+    shares = config.shares
+    there: list[tuple[bool, float, Drawn]] = [
+        (bool(data.sites), shares.site, _near_site),
+        (bool(data.scenes), shares.scene, _anywhere),
+        (data.backgrounds is not None, shares.background, _background),
+        (bool(data.rendered), shares.rendered, _from_rendered),
+        (bool(data.weak), shares.weak, _weak_chip),
+    ]
+    return [(share, draw) for present, share, draw in there if present]
+
+
+def _finished(patch: Patch, config: TrainConfig, rng: np.random.Generator) -> Patch:
+    """What haze, the sensor and the file did to it."""
+    settings = config.augmentation
+    pixels = coarsen(stripes(blotches(patch.pixels, rng, settings), rng, settings), rng, settings)
+    pixels = np.clip(degrade(pixels, rng, settings), *config.scaling.clip)
+    if patch.valid.all():
+        return Patch(pixels, patch.truth, patch.valid)
+    truth = np.where(patch.valid, patch.truth, np.uint8(IGNORE))
+    return Patch(np.where(patch.valid, pixels, np.float32(0)), truth, patch.valid)
+
+
+def _near_site(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    """A chip with a site somewhere in it."""
+    scene, centre = data.sites.draw(rng)
+    return Chip(
+        _with_site_pasted(_about(scene, centre, config, rng), data, config.augmentation.paste_site, config, rng)
+    )
+
+
+def _anywhere(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    """A chip of a scene, which may hang over its edge."""
+    scene = _pick(data.scenes, rng)
+    patch = _chip_at(scene, rng.uniform(0, scene.patch.truth.shape), config, rng)
+    return Chip(_with_site_pasted(patch, data, config.augmentation.paste_site, config, rng))
+
+
+def _from_rendered(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    if data.rendered_sites and rng.random() < 0.5:
+        return Chip(_about(*data.rendered_sites.draw(rng), config, rng))
+    scene = _pick(data.rendered, rng)
+    return Chip(_chip_at(scene, rng.uniform(0, scene.patch.truth.shape), config, rng))
+
+
+def _background(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    """A chip without sites, or with one from elsewhere pasted in."""
+    assert data.backgrounds is not None
+    scene = _background_scene(data.backgrounds, rng)
+    rows, cols = scene.patch.truth.shape
+    centre = np.array([rng.uniform(0.2, 0.8) * rows, rng.uniform(0.2, 0.8) * cols])
+    patch = _chip_at(scene, centre, config, rng)
+    return Chip(_with_site_pasted(patch, data, config.augmentation.paste, config, rng))
+
+
+def _weak_chip(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+    """A whole chip of which only is known whether a site is in it; turned by quarters, so that none is lost."""
+    pool = data.weak[int(rng.integers(len(data.weak)))]
+    assert pool.label is not None
+    chosen = int(rng.choice(len(pool.chips), p=pool.weight))
+    scene = chip_scene(pool, chosen, rng)
+    middle = (np.array(scene.patch.truth.shape) - 1) / 2
+    # odd margins would be rounded away: the chip is laid to whole pixels
+    square = cut_square(scene.patch, tuple(np.floor(middle) + ((config.chip - 1) / 2) % 1), config.chip,
+                        int(rng.integers(4)), bool(rng.random() < 0.5))  # fmt: skip
+    patch = _scaled(square, scene, config, rng)
+    nothing_told = np.full_like(patch.truth, IGNORE)
+    return Chip(Patch(patch.pixels, nothing_told, patch.valid), (pool.class_index, int(pool.label[chosen])))
+
+
+def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = None) -> TrainScene:
+    """A chip of a pool as a tiny scene; with `rng`, half of the time with the statistics of its group."""
+    pixels = pool.chips[chosen].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    sample = pixels.reshape(len(pixels), -1)
+    if rng is not None and rng.random() < 0.5:
+        sample = np.concatenate([sample[:, ::3], _of_group(pool, chosen, rng)], axis=1)
+    valid = (pixels > 0).any(axis=0)
+    truth = np.zeros(valid.shape, np.uint8)
+    return TrainScene(Patch(pixels, truth, valid), sample, *_NO_SITES, stretched=False)
+
+
+def _background_scene(pool: ChipPool, rng: np.random.Generator) -> TrainScene:
+    """A chip alone, as a tiny scene, or four of a group side by side; statistics of few or many chips."""
+    first = int(rng.choice(len(pool.chips), p=pool.weight / pool.weight.sum()))
+    if rng.random() < 0.5:
+        mosaic = pool.chips[first]
+    else:
+        a, (b, c, d) = pool.chips[first], pool.chips[rng.choice(pool.members[pool.group[first]], 3)]
+        mosaic = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0)
+    pixels = mosaic.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    sample = pixels.reshape(len(pixels), -1)[:, ::3]
+    if rng.random() < 0.5:
+        sample = np.concatenate([sample, _of_group(pool, first, rng)], axis=1)
+    shape = pixels.shape[1:]
+    valid = (pixels > 0).any(axis=0) if rng.random() < 0.5 else np.ones(shape, bool)
+    return TrainScene(Patch(pixels, np.zeros(shape, np.uint8), valid), sample, *_NO_SITES, stretched=False)
+
+
+def _of_group(pool: ChipPool, chosen: int, rng: np.random.Generator) -> Floats:
+    """Display values [band, n] of other chips of a chip's group."""
+    others = rng.choice(pool.members[pool.group[chosen]], int(rng.integers(1, 12)))
+    values = pool.chips[others].reshape(-1, pool.chips.shape[3])[::3]
+    return values.T.astype(np.float32) / np.float32(255)
+
+
+# --- parts of a chip -----------------------------------------------------------------------------
+
+
+def _about(scene: TrainScene, site: NDArray[np.float64], config: TrainConfig, rng: np.random.Generator) -> Patch:
+    """A chip with a site somewhere in it."""
+    reach = 0.4 * config.chip
+    return _chip_at(scene, site + rng.uniform(-reach, reach, 2), config, rng)
+
+
+def _chip_at(scene: TrainScene, centre: NDArray[np.float64], config: TrainConfig, rng: np.random.Generator) -> Patch:
+    chip = cut(scene.patch, (float(centre[0]), float(centre[1])), config.chip, rng, config.augmentation)
+    return _scaled(chip, scene, config, rng)
+
+
+def _with_site_pasted(
+    patch: Patch, data: TrainingData, share: float, config: TrainConfig, rng: np.random.Generator
+) -> Patch:
+    """Sometimes with a site from another scene."""
+    if not data.donors or rng.random() >= share:
+        return patch
+    scene, centre = data.donors.draw(rng)
+    piece = _piece(scene, centre + rng.uniform(-4, 4, 2), int(rng.integers(18, 40)), config, rng)
+    return paste(patch, piece, _spot(config.chip, rng), rng)
+
+
+def _decoy(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Patch:
+    """A square without a site: what the disc shows of other sites is not learned."""
+    if data.backgrounds is not None and rng.random() < 0.4:
+        scene = _background_scene(data.backgrounds, rng)
+    else:
+        scene = _pick([*data.scenes, *data.rendered], rng)
+    piece = _piece(scene, rng.uniform(0, scene.patch.truth.shape), int(rng.integers(8, 40)), config, rng)
+    if (piece.truth != 0).any():  # a site cut in half is neither
+        return Patch(piece.pixels, piece.truth, np.zeros_like(piece.valid))
+    return piece
+
+
+def _piece(
+    scene: TrainScene, centre: NDArray[np.float64], size: int, config: TrainConfig, rng: np.random.Generator
+) -> Patch:
+    """A square to paste, scaled."""
+    piece = cut(scene.patch, (float(centre[0]), float(centre[1])), size, rng, config.augmentation)
+    return _scaled(piece, scene, config, rng)
+
+
+def _scaled(chip: Patch, scene: TrainScene, config: TrainConfig, rng: np.random.Generator) -> Patch:
+    """Light and the one scaling, with the scene's statistics."""
+    sample = scene.sample[:, rng.integers(scene.sample.shape[1], size=SAMPLE)]
+    light = draw_light(sample, scene.stretched, rng, config.augmentation)
+    low, width = percentiles(light(sample), config.scaling, rng, config.augmentation)
+    pixels = light(chip.pixels)
+    pixels -= low[:, None, None]
+    pixels *= (np.float32(2) / width)[:, None, None]
+    pixels -= np.float32(1)
+    np.clip(pixels, *config.scaling.clip, out=pixels)
+    if not chip.valid.all():
+        pixels[:, ~chip.valid] = 0
+    return Patch(pixels, chip.truth, chip.valid)
+
+
+def _spot(size: int, rng: np.random.Generator) -> tuple[int, int]:
+    row, col = rng.integers(4, size - 4, 2)
+    return int(row), int(col)
+
+
+def _pick(scenes: Sequence[TrainScene], rng: np.random.Generator) -> TrainScene:
+    return scenes[int(rng.integers(len(scenes)))]
+
+
+# --- ahead of the network ------------------------------------------------------------------------
+
+
+class Drawer:
+    """Batches in the order of the steps, drawn ahead.
+
+    From a step in `barriers` on, batches depend on weights that are known only then: they are asked
+    for after `reweigh`.
+    """
+
+    def __init__(self, hands: Sequence[Hand], start: int, stop: int, barriers: Sequence[int]) -> None:
+        self._hands = hands
+        self._asked, self._stop, self._barriers = start, stop, sorted(barriers)
+
+    def reweigh(self, weight: NDArray[np.float64]) -> None:
+        """Draw backgrounds with these weights from now on."""
+        for hand in self._hands:
+            hand.reweigh(weight)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step; steps come in order."""
+        last = min((b for b in self._barriers if b > step), default=self._stop)
+        while self._asked < min(last, step + 1 + AHEAD * len(self._hands)):
+            self._hands[self._asked % len(self._hands)].ask(self._asked)
+            self._asked += 1
+        return self._hands[step % len(self._hands)].take()
+
+
+@contextmanager
+def drawn_ahead(
+    data: TrainingData, config: TrainConfig, start: int = 0, barriers: Sequence[int] = ()
+) -> Iterator[Drawer]:
+    """A drawer for the steps from `start` on.
+
+    Processes are forked, so that the data is shared, before anything touches an accelerator. Where
+    forking is not safe (outside Linux) a thread draws.
+    """
+    hands: list[Hand] = []
+    try:
+        for _ in range(max(1, config.workers)):
+            if config.workers == 0:
+                hands.append(_Here(data, config))
+            elif sys.platform == "linux":
+                hands.append(_Process(data, config, [hand.pipe for hand in hands if isinstance(hand, _Process)]))
+            else:
+                hands.append(_Thread(data, config))
+        yield Drawer(hands, start, config.steps, barriers)
+    finally:
+        for hand in hands:
+            hand.close()
+
+
+class _Here:
+    """Draws when a batch is taken."""
+
+    def __init__(self, data: TrainingData, config: TrainConfig) -> None:
+        self._data, self._config = data, config
+        self._steps: list[int] = []
+
+    def ask(self, step: int) -> None:
+        self._steps.append(step)
+
+    def take(self) -> Batch:
+        return draw_batch(self._data, self._config, self._steps.pop(0))
+
+    def reweigh(self, weight: NDArray[np.float64]) -> None:
+        if self._data.backgrounds is not None:
+            self._data.backgrounds.weight = weight
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Thread(_Here):
+    """Draws in a thread."""
+
+    def __init__(self, data: TrainingData, config: TrainConfig) -> None:
+        super().__init__(data, config)
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: list[Future[Batch]] = []
+
+    def ask(self, step: int) -> None:
+        self._waiting.append(self._pool.submit(draw_batch, self._data, self._config, step))
+
+    def take(self) -> Batch:
+        return self._waiting.pop(0).result()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Process:
+    """Draws in a process of its own, which ends when this one does, however it ends."""
+
+    def __init__(self, data: TrainingData, config: TrainConfig, others: Sequence[Connection]) -> None:
+        context = multiprocessing.get_context("fork")
+        self.pipe, there = context.Pipe()
+        self._process = context.Process(
+            target=_draw_on_request, args=(data, config, there, [*others, self.pipe]), daemon=True
+        )
+        self._process.start()
+        there.close()
+
+    def ask(self, step: int) -> None:
+        self.pipe.send(step)
+
+    def take(self) -> Batch:
+        try:
+            batch: Batch | BaseException = self.pipe.recv()
+        except EOFError:
+            raise GeoslaveError(
+                "the process that draws chips was ended (out of memory?): lower 'batch', or set 'workers: 0'"
+            ) from None
+        if isinstance(batch, BaseException):
+            raise batch
+        return batch
+
+    def reweigh(self, weight: NDArray[np.float64]) -> None:
+        self.pipe.send(weight)
+
+    def close(self) -> None:
+        self.pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+Hand = _Here | _Process
+
+
+def _draw_on_request(data: TrainingData, config: TrainConfig, pipe: Connection, others: Sequence[Connection]) -> None:
+    """Answer step numbers with batches and take new weights, until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for end in others:  # else this process would hold them open, and nobody would learn that training died
+        end.close()
+    with suppress(EOFError, OSError):
+        while True:
+            message: Any = pipe.recv()
+            if isinstance(message, np.ndarray):
+                assert data.backgrounds is not None
+                data.backgrounds.weight = message
+                continue
+            try:
+                pipe.send(draw_batch(data, config, message))
+            except Exception as error:
+                pipe.send(error)
+    os._exit(0)  # what the parent registered to be done at its end is not this process's to do

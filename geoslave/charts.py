@@ -88,6 +88,18 @@ class OperatingPoint:
     precision_interval: tuple[float, float] | None = None
 
 
+def require() -> None:
+    """Make sure, before hours of work, that charts can be drawn.
+
+    Raises:
+        MissingExtra: without matplotlib.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise MissingExtra("drawing charts", "charts") from None
+
+
 def draw_precision_recall(
     path: Path,
     curves: Mapping[str, Curve],
@@ -161,12 +173,11 @@ def draw_reliability(
 @contextmanager
 def _chart(path: Path, inches: tuple[float, float], overwrite: bool) -> Iterator[Any]:
     """An empty figure that becomes a PNG at `path` when it is drawn."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("drawing a chart", "charts") from None
+    require()
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # no pyplot: it keeps every figure, and its state is shared by all who use it
     with rc_context(_STYLE), atomic_file(path, overwrite=overwrite) as draft:
         figure = Figure(figsize=inches, dpi=_DPI, facecolor="white")
@@ -306,11 +317,16 @@ def _draw_numbers(axes: Any, series: Mapping[str, Sequence[ReliabilityBin]]) -> 
                 edgecolor="white",
                 linewidth=1.4,
             )
-            # a bin too narrow for its number goes without: the wide ones are the ones that hold few
-            if width >= 0.011 * len(f"{b.n:,}") + 0.004:
-                axes.text(
-                    b.low + width / 2, -number - 0.02, f"{b.n:,}", ha="center", va="center", color="white", fontsize=11
-                )
+            fits = width >= 0.011 * len(f"{b.n:,}") + 0.004
+            axes.text(
+                b.low + width / 2,
+                -number - (0.02 if fits else -0.4),
+                f"{b.n:,}",
+                ha="center",
+                va="center" if fits else "bottom",
+                color="white" if fits else _INK,
+                fontsize=11 if fits else 9,
+            )
     axes.set(xlabel="Confidence", ylim=(0.5 - len(series), 0.5))
     axes.set_yticks([-k for k in range(len(series))], [_lane(name, bins) for name, bins in series.items()])
     axes.tick_params(axis="y", length=0, labelsize=11)

@@ -153,6 +153,49 @@ def draw_scene(
     return _page(view, _drawn_map(view, marks), tiles, layers, marks, title, subtitle, notices)
 
 
+def draw_place(
+    imagery: Source,
+    overview: Raster,
+    centre: tuple[float, float],
+    across_m: float,
+    layers: Sequence[Layer] = (),
+    bands: Sequence[int] | None = None,
+    side: int = 220,
+) -> Image.Image:
+    """A square thumbnail of a place with its outlines and a scale bar.
+
+    Args:
+        imagery: with a CRS; what hangs over its edge is hatched.
+        overview: of the same imagery; its values decide what is shown dark and bright.
+        centre: longitude and latitude of the middle.
+        across_m: metres from side to side, rounded to whole pixels of the imagery.
+        layers, bands: as of `draw_scene`.
+        side: of the thumbnail, in pixels.
+    """
+    if bands is None:
+        bands = (0, 1, 2) if overview.pixels.shape[0] >= 3 else (0,)
+    point = gpd.GeoSeries(gpd.points_from_xy([centre[0]], [centre[1]]), crs=4326)
+    across, down = _pixel_metres(imagery.geobox) or (1.0, 1.0)
+    reach = max(4, round(across_m / across)), max(4, round(across_m / down))
+    middle = _Mark(point.to_crs(imagery.geobox.crs.to_wkt()).iloc[0], "detections", 1.0)
+    piece = _crop(imagery, middle, reach)
+    scale = (side / reach[0], side / reach[1])
+    view = _View(_render(piece, bands, _stretch(overview, bands), (side, side)), piece.geobox, scale)
+    tile = _outlined(view, _marks(layers, piece.geobox, 0), width=2.0, rings=False)
+    _scale_on(ImageDraw.Draw(tile, "RGBA"), across / scale[0], side)
+    return tile
+
+
+def draw_key(page: Image.Image, x: float, y: int, kind: Kind, text: str) -> None:
+    """An entry of a legend: how outlines of a kind are drawn, with what they are."""
+    _draw_entry(page, x, y, Layer(gpd.GeoDataFrame(geometry=[], crs=4326), text, kind), text)
+
+
+def typeface(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The typeface of every picture."""
+    return _font(size)
+
+
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Write a PNG that appears under its name only when it is whole.
 
@@ -436,6 +479,17 @@ def _draw_furniture(page: Image.Image, view: _View, right: int, bottom: int) -> 
     for end in (right - length, right):
         draw.line((end, y - 8, end, y + 1), fill=_INK, width=3)
     draw.text((right - length / 2, y - 12), text, font=_font(18), fill=_INK, anchor="mb")
+
+
+def _scale_on(draw: ImageDraw.ImageDraw, metres_per_pixel: float, side: int) -> None:
+    """A scale bar on a thumbnail, lower left, white on a dark ground."""
+    length, text = scale_bar(metres_per_pixel, 0.4 * side)
+    left, y = 9, side - 10
+    draw.rounded_rectangle((3, side - 31, left + max(length, 46) + 7, side - 3), 4, fill=(*_CASING, 165))
+    draw.line((left, y, left + length, y), fill=(255, 255, 255), width=2)
+    for end in (left, left + length):
+        draw.line((end, y - 4, end, y), fill=(255, 255, 255), width=2)
+    draw.text((left, y - 5), f" {text}", font=_font(13), fill=(255, 255, 255), anchor="lb")
 
 
 def _draw_north(page: Image.Image, north: tuple[float, float], x: int, y: int) -> None:

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
+import shapely.geometry
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
+from rasterio.features import shapes
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
+from scipy import ndimage
 
 from geoslave.imagery.geotiff import gdal_environment
 from geoslave.imagery.raster import SCORE_NODATA, window_geobox
@@ -51,6 +55,27 @@ def merged_scores(paths: Sequence[Path], size: int = WINDOW) -> Iterator[MergedS
                 file = stack.enter_context(rasterio.open(path))
                 others = [(k < number, _on_grid(stack, paths[k], file)) for k in near]
                 yield from _windows(file, others, size)
+
+
+def unseen(path: Path, longest: int = 1024) -> shapely.Geometry:
+    """Ground of a score map without a score (nodata in the imagery), in longitude/latitude; empty if there is none.
+
+    Found on an overview of at most `longest` pixels a side; gaps of one of its pixels are passed over.
+    """
+    with gdal_environment(), rasterio.open(path) as file:
+        shrink = max(1.0, max(file.shape) / longest)
+        shape = tuple(max(1, round(side / shrink)) for side in file.shape)
+        missing = file.read(1, out_shape=shape, resampling=Resampling.nearest) == SCORE_NODATA
+        # a gap at the edge of the map goes on beyond it
+        missing = ndimage.binary_opening(np.pad(missing, 1, mode="edge"), np.ones((2, 2), bool))[1:-1, 1:-1]
+        if not missing.any():
+            return shapely.Polygon()
+        affine = file.transform @ file.transform.scale(file.width / shape[1], file.height / shape[0])
+        parts = [
+            shapely.geometry.shape(part) for part, _ in shapes(missing.astype(np.uint8), missing, transform=affine)
+        ]
+        gaps = gpd.GeoSeries(parts, crs=file.crs.to_wkt()).to_crs("OGC:CRS84")
+    return shapely.make_valid(gaps.union_all())
 
 
 def _windows(file: Any, others: Sequence[tuple[bool, Any]], size: int) -> Iterator[MergedScores]:

@@ -374,7 +374,7 @@ def _region(
     result: Mapping[str, Any], image: str, common: dict[str, Any], tally: Tally, yes: Iterable[str]
 ) -> Annotation | None:
     kind, value = result.get("type"), result.get("value", {})
-    size = (result["original_height"], result["original_width"]) if "original_width" in result else None
+    size = _size({"height": result.get("original_height"), "width": result.get("original_width")})
     if result.get("image_rotation"):
         tally.leave_out("labels on images that were rotated while labelling", 1)
         return None
@@ -517,7 +517,8 @@ def _plain(text: str) -> str:
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    return (int(entry["height"]), int(entry["width"])) if "height" in entry and "width" in entry else None
+    height, width = entry.get("height"), entry.get("width")
+    return (int(height), int(width)) if height and width else None
 
 
 def _number(text: str) -> float | None:

@@ -7,6 +7,7 @@ Label Studio, masks, chip tables) come in through `geoslave.labels.importing`.
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 import zipfile
@@ -160,18 +161,31 @@ def lonlat_columns(table: pd.DataFrame) -> tuple[str | None, str | None]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV with commas, semicolons or tabs.
+    """A CSV with commas, semicolons or tabs, in UTF-8 or as Excel writes it in western Europe (cp1252).
 
     Raises:
         LabelError: if it cannot be read; the message has the line where pandas knows it.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            head = file.readline()
-        separator = max(",;\t", key=head.count)
-        return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+        text = _decoded(path.read_bytes())
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        return pd.read_csv(io.StringIO(text), sep=separator)
     except (ValueError, OSError) as error:
         raise LabelError(_unreadable(path, "csv", error)) from error
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _degrees(values: pd.Series) -> NDArray[np.float64]:
+    """Numbers with a decimal point or comma, NaN for anything else."""
+    if not pd.api.types.is_numeric_dtype(values):
+        values = values.astype("string").str.strip().str.replace(",", ".", regex=False)
+    return np.asarray(pd.to_numeric(values, errors="coerce").to_numpy(float, na_value=np.nan))
 
 
 def _with_crs(table: gpd.GeoDataFrame, path: Path, crs: str | None) -> gpd.GeoDataFrame:
@@ -271,7 +285,7 @@ def _read_points(path: Path) -> gpd.GeoDataFrame:
             f"{path.name}: no columns for longitude and latitude among {', '.join(map(str, table.columns))}; "
             "name them lon and lat (degrees)"
         )
-    x, y = (pd.to_numeric(table[name], errors="coerce").to_numpy(float) for name in (lon, lat))
+    x, y = (_degrees(table[name]) for name in (lon, lat))
     straight = (np.abs(x) > 180) | (np.abs(y) > 90)
     outside = np.flatnonzero(straight & ((np.abs(y) > 180) | (np.abs(x) > 90)))
     if len(outside):

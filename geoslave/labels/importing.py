@@ -264,7 +264,7 @@ def _read_source(source: Path, options: Options, given: ImageIndex, tally: Tally
     elif read.empty:
         tally.note(f"{len(read.empty)} images were looked at and hold no site (--negatives keeps them as answers 'no')")
     if not read.items:
-        raise LabelError(f"{tally.name}: holds no label ({_or_nothing(tally)}); give labels with at least one site")
+        raise LabelError(f"{tally.name}: holds no label ({_why(tally)}); give labels with at least one site")
     _look_up(read, images, tally, explicit=options.images is not None)
     table = usable(_placed(read.items, images, tally, source), tally)
     return named(table, source.name, options.target)
@@ -278,7 +278,7 @@ def _read_annotations(source: Path, told: str, options: Options, tally: Tally) -
         return read_dota(source, tally)
     if told == "chips":
         return read_chip_table(source, tally, yes)
-    content = None if source.is_dir() else read_json(source)
+    content: Any = None if source.is_dir() else read_json(source)
     if json_format(content) != told:
         raise LabelError(f"{source.name}: is no {told} export; leave out --format and it is told by its content")
     return read_coco(source, content, tally) if told == "coco" else read_labelstudio(source, content, tally, yes)
@@ -314,6 +314,8 @@ def _look_up(read: Annotations, images: ImageIndex, tally: Tally, explicit: bool
     pairs = {(a.image, a.besides) for a in (*read.items, *read.empty)}
     absent = sorted(file_name(name) for name, besides in pairs if images.find(name, besides) is None)
     folder = images.root.name if images.root else ""
+    if not explicit and len(absent) == len(pairs):
+        return  # images that happen to lie there are others
     if explicit and len(absent) == len(pairs):
         raise LabelError(
             f"{tally.name}: none of the {len(pairs)} images it speaks about (the first: {absent[0]}) is among the "
@@ -328,8 +330,12 @@ def _look_up(read: Annotations, images: ImageIndex, tally: Tally, explicit: bool
 def _placed(items: Sequence[Annotation], images: ImageIndex, tally: Tally, source: Path) -> gpd.GeoDataFrame:
     """Labels in pixels laid on earth; those of images without a place are left out and counted."""
     rows, shapes, crs = [], [], []
+    places: dict[Any, Place | None] = {}
     for item in items:
-        place = images.place(item.image, item.besides, item.lonlat, item.gsd_m, item.size)
+        asked = (item.image, item.besides, item.lonlat, item.gsd_m, item.size)
+        if asked not in places:
+            places[asked] = images.place(*asked)
+        place = places[asked]
         if place is None:
             tally.leave_out("labels of images without a place (not georeferenced, no centre in the name)", 1)
             continue
@@ -355,7 +361,7 @@ def _placed(items: Sequence[Annotation], images: ImageIndex, tally: Tally, sourc
         crs.append(place.geobox.crs)
     if not rows:
         raise LabelError(
-            f"{tally.name}: no label can be placed on earth ({_or_nothing(tally)}); give georeferenced images "
+            f"{tally.name}: no label can be placed on earth ({_why(tally)}); give georeferenced images "
             "(--images), or name images by their centre: LAT_LON.png"
         )
     return gpd.GeoDataFrame(pd.DataFrame(rows), geometry=_to_lonlat(shapes, crs), crs=4326)
@@ -382,7 +388,7 @@ def _on_grid(item: Annotation, place: Place, source: str) -> shapely.Geometry | 
 def _to_lonlat(shapes: list[Any], crs: list[Any]) -> np.ndarray:
     """Each shape from its own CRS into longitude and latitude."""
     lonlat = np.array(shapes, dtype=object)
-    codes = np.array([each.to_wkt() for each in crs], dtype=object)
+    codes = np.array([str(each) for each in crs], dtype=object)
     for code in set(codes):
         here = codes == code
         lonlat[here] = np.asarray(gpd.GeoSeries(list(lonlat[here]), crs=code).to_crs(4326).array, dtype=object)
@@ -398,7 +404,13 @@ def _together(tables: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
 
 
 def _check_on_imagery(table: gpd.GeoDataFrame, images: ImageIndex) -> list[str]:
-    """Refuse labels that do not overlap the images; tell how many lie outside."""
+    """Refuse layers that do not overlap the images; tell how many labels lie outside.
+
+    Labels that were drawn on images need no such check: where they lie follows from the images.
+    """
+    table = table[table[_DRAWN_ON].isna()]
+    if table.empty:
+        return []
     cover = images.footprint()
     off = int((~table.intersects(cover)).sum())
     if off == len(table):
@@ -454,5 +466,5 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _or_nothing(tally: Tally) -> str:
-    return "; ".join(tally.sentences()) or "nothing in it"
+def _why(tally: Tally) -> str:
+    return tally.losses() or "nothing in it"

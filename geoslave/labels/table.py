@@ -99,6 +99,10 @@ class Tally:
             *self.notes,
         ]
 
+    def losses(self) -> str:
+        """What was left out, in one line; empty where nothing was."""
+        return "; ".join(f"left out: {n} {what}" for what, n in self.left_out.items())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
@@ -143,7 +147,7 @@ def usable(table: gpd.GeoDataFrame, tally: Tally) -> gpd.GeoDataFrame:
     tally.leave_out("outlines without an area", flat.sum())
     present &= ~flat
     if not present.any():
-        why = f" that can be used ({'; '.join(tally.sentences())})" if len(table) else ""
+        why = f" that can be used ({tally.losses()})" if len(table) else ""
         raise LabelError(f"{tally.name}: holds no outline{why}; give a file with at least one labelled site")
     return table.set_geometry(gpd.GeoSeries(geometry, index=table.index, crs=table.crs))[present]
 
@@ -191,6 +195,7 @@ def footprints(table: gpd.GeoDataFrame, tally: Tally, target: Target | None) -> 
     Raises:
         LabelError: if there are points and no target.
     """
+    table = _own_words(table)
     points = (table.geometry.geom_type == "Point").to_numpy()
     if "kind" not in {str(name).lower() for name in table.columns} and points.any():
         table = table.assign(kind=np.where(points, "point", "outline"))
@@ -280,6 +285,7 @@ def lonlat_box(layer: gpd.GeoDataFrame | gpd.GeoSeries) -> str:
 
 
 def _own_words(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """`kind` and `presence` are ours only where every value is one of our words."""
     for column, words in _CHOICES.items():
         name = next((c for c in table.columns if str(c).lower() == column), None)
         if name is not None and not table[name].dropna().isin(words).all():

@@ -68,4 +68,4 @@ def test_nothing_is_overwritten_and_nothing_half_written(run: Run, labels: Path,
 
 
 def test_the_command_knows_every_format() -> None:
-    assert FORMATS == ("auto", *importing.FORMATS)
+    assert list(FORMATS) == ["auto", *importing.FORMATS]

@@ -10,7 +10,6 @@ from typing import Any
 
 COLUMNS = ("step", "loss", "loss_pixels", "loss_chips", "learning_rate", "seconds", "f1", "average_precision", "auc")
 NAME = "log.csv"
-_FLUSH = 20
 
 
 class TrainingLog:
@@ -21,7 +20,6 @@ class TrainingLog:
         Args:
             step: steps already done; rows of later ones, from before an interruption, are dropped.
         """
-        self._rows = 0
         self._file: Any = None
         self._board: Any = None
         if folder is None:
@@ -40,9 +38,7 @@ class TrainingLog:
             return
         row = {name: "" if figures.get(name) is None else f"{figures[name]:.6g}" for name in COLUMNS[1:]}
         self._writer.writerow({"step": step, **row})
-        self._rows += 1
-        if self._rows % _FLUSH == 0:
-            self._file.flush()
+        self._file.flush()  # a checkpoint must never be ahead of its log
         if self._board is not None:
             for name, value in figures.items():
                 if value is not None:

@@ -81,6 +81,8 @@ def _draw_curves(part: Any, result: TrainResult) -> None:
     if config.mine_at and result.n_backgrounds:
         for share in config.mine_at:
             axes[0].axvline(share * config.steps, color=FAINT, linestyle=":", linewidth=1)
+        axes[0].plot([], [], color=FAINT, linestyle=":", linewidth=1, label="backgrounds scored anew")
+        axes[0].legend(frameon=False, loc="upper right")
     if several:
         _draw_looks(axes[1], result)
     for ax in axes:
@@ -103,9 +105,11 @@ def _draw_looks(ax: Any, result: TrainResult) -> None:
             best_step = steps[values.index(result.best)]
     if best_step is not None:
         ax.axvline(best_step, color=FAINT, linewidth=1, linestyle="--")
-        ax.annotate("kept", (best_step, 0.02), xytext=(4, 0), textcoords="offset points", color=FAINT)
+        left = best_step > len(result.losses) / 2
+        ax.annotate("kept ", (best_step, 0.02), xytext=(-4 if left else 4, 0), textcoords="offset points",
+                    color=FAINT, ha="right" if left else "left")  # fmt: skip
     ax.set(title="On what was put aside", xlabel="step", xlim=(0, len(result.losses)), ylim=(0, 1.02))
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="best")
 
 
 def _headline(result: TrainResult) -> str:

@@ -36,7 +36,7 @@ NAME_FILES = ("classes.txt", "obj.names", "data.yaml", "data.yml", "dataset.yaml
 _NOT_LABELS = {"classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt", "license.txt", "requirements.txt"}
 _HEADER = re.compile(r"^\s*(imagesource|gsd)\s*:\s*(.*)$", re.IGNORECASE)
 _CHIP = ("chip", "image", "image_name", "image_id", "file", "filename", "file_name", "patch", "patch_id", "tile")
-_ANSWER = ("presence", "answer", "label", "present", "class", "choice", "positive", "has_site")
+_ANSWER = ("presence", "answer", "label", "present", "class", "choice", "positive", "has_site", "class_name")
 _FARTHEST = 1.5  # a box may hang over its image's edge, but not by so much
 
 YES = {"yes", "y", "true", "t", "1", "1.0", "present", "positive", "site"}
@@ -441,14 +441,19 @@ def _lonlat(data: Mapping[str, Any]) -> tuple[float, float] | None:
 # --- tables: an answer a chip
 
 
-def chip_columns(table: pd.DataFrame) -> tuple[str, str] | None:
-    """The columns of the chip's name and of the answer; None where the table holds no answers a chip."""
+def chip_columns(table: pd.DataFrame, yes: Iterable[str] = ()) -> tuple[str, str] | None:
+    """The columns of the chip's name and of the answer; None where the table holds no answers a chip.
+
+    Args:
+        yes: words that mean that a site is there, besides `YES`.
+    """
+    yes = tuple(yes)
     lower = {str(name).strip().lower(): str(name) for name in table.columns}
     chip = next((lower[name] for name in _CHIP if name in lower), None)
     answers = [lower[name] for name in _ANSWER if name in lower and lower[name] != chip]
     for answer in answers:
         words = table[answer].dropna()
-        if chip and len(words) and words.map(lambda word: presence_of(word) is not None).all():
+        if chip and len(words) and words.map(lambda word: presence_of(word, yes) is not None).all():
             return chip, answer
     return None
 
@@ -462,7 +467,7 @@ def read_chip_table(path: Path, tally: Tally, yes: Iterable[str] = ()) -> Annota
     table = read_csv(path)
     lower = {str(name).strip().lower(): str(name) for name in table.columns}
     chip = next((lower[name] for name in _CHIP if name in lower), None)
-    answer = (chip_columns(table) or (None, None))[1]
+    answer = (chip_columns(table, yes) or (None, None))[1]
     answer = answer or next((lower[name] for name in _ANSWER if name in lower and lower[name] != chip), None)
     if chip is None or answer is None:
         raise LabelError(

@@ -195,8 +195,11 @@ def check_output(path: Path, overwrite: bool) -> None:
     refuse_existing(path, overwrite)
 
 
-def told_format(source: Path) -> str:
+def told_format(source: Path, yes: Sequence[str] = ()) -> str:
     """One of `FORMATS`, told by what is in a file or a folder.
+
+    Args:
+        yes: words that mean that a site is there: a table of chips is told by its answers.
 
     Raises:
         LabelError: if nothing tells.
@@ -207,7 +210,7 @@ def told_format(source: Path) -> str:
         return _folder_format(source)
     ending = layer_ending(source)
     if ending == ".csv":
-        return "chips" if chip_columns(read_csv(source)) else "points"
+        return "chips" if chip_columns(read_csv(source), yes) else "points"
     if ending in (".json", ".geojson"):
         if ending == ".geojson":
             return "vector"
@@ -245,7 +248,7 @@ def _folder_format(source: Path) -> str:
 def _read_source(source: Path, options: Options, given: ImageIndex, tally: Tally) -> gpd.GeoDataFrame:
     if not source.exists():
         raise LabelError(f"{source}: there is no such file or folder; check the path to the labels")
-    told = told_format(source) if options.format == "auto" else options.format
+    told = told_format(source, _yes_words(options)) if options.format == "auto" else options.format
     tally.format = told
     if told in ("vector", "points"):
         imagery = given.footprint() if options.images is not None else None
@@ -271,7 +274,7 @@ def _read_source(source: Path, options: Options, given: ImageIndex, tally: Tally
 
 
 def _read_annotations(source: Path, told: str, options: Options, tally: Tally) -> Annotations:
-    yes = (options.target.name, options.target.title, *options.classes)
+    yes = _yes_words(options)
     if told == "yolo":
         return read_yolo(source, tally, options.classes)
     if told == "dota":
@@ -282,6 +285,10 @@ def _read_annotations(source: Path, told: str, options: Options, tally: Tally) -
     if json_format(content) != told:
         raise LabelError(f"{source.name}: is no {told} export; leave out --format and it is told by its content")
     return read_coco(source, content, tally) if told == "coco" else read_labelstudio(source, content, tally, yes)
+
+
+def _yes_words(options: Options) -> tuple[str, ...]:
+    return (options.target.name, options.target.title, *options.classes)
 
 
 def images_beside(source: Path) -> Path | None:

@@ -216,8 +216,9 @@ def named(table: gpd.GeoDataFrame, source: str, target: Target | None) -> gpd.Ge
     """The standard columns first, filled where the file has none, then the file's own.
 
     A `kind` or `presence` that does not speak our words is the file's own: it is kept as `kind_in_file`.
+    A class that is a number is no name: it is kept as `class_id`.
     """
-    table = _own_words(table)
+    table = _numbered_classes(_own_words(table))
     own = {str(name).lower(): name for name in table.columns}
     found = {to: next((own[n] for n in names if n in own), None) for to, names in _SYNONYMS.items()}
     default: Mapping[str, Any] = {
@@ -291,6 +292,15 @@ def _own_words(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         if name is not None and not table[name].dropna().isin(words).all():
             table = table.rename(columns={name: f"{column}_in_file"})
     return table
+
+
+def _numbered_classes(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    lower = {str(name).lower(): name for name in table.columns}
+    column = next((lower[name] for name in _SYNONYMS["class_name"] if name in lower), None)
+    if column is None or "class_id" in lower or table[column].dropna().empty:
+        return table
+    numbered = pd.to_numeric(table[column].dropna(), errors="coerce").notna().all()
+    return table.rename(columns={column: "class_id"}) if numbered else table
 
 
 def _finite(geometry: Shapes) -> NDArray[np.bool_]:

@@ -719,3 +719,24 @@ def test_the_weak_labels_of_mines(data_dir: Path) -> None:
     placed = rows["lon"].notna() & rows["lat"].notna()
     assert sum(report.sources[0].left_out.values()) == (~placed).sum() and len(rows) == report.sources[0].n_read
     assert 0 < len(table) <= placed.sum() and set(table["kind"]) == {"chip"}
+
+
+def test_real_coco_boxes_cover_the_buildings_they_were_made_from(data_dir: Path) -> None:
+    """HOT fAIr: boxes a tile, buildings across tiles cut in pieces; and one answer a tile."""
+    folder = data_dir / "buildings_banepa" / "train"
+    options = Options(get_target("building"), images=folder / "oam", keep_duplicates=True)
+    boxes, report = import_labels([folder / "detection_labels.json"], options)
+    assert len(boxes) == report.sources[0].n_read == 1847 and report.classes == {"building": 1847}
+    outlines, report = import_labels(sorted((folder / "osm").glob("*.geojson")), options)
+    assert len(outlines) == 1466 and report.classes == {"building": 1466}
+    chips, report = import_labels([folder / "classification_labels.csv"], options)
+    assert report.sources[0].format == "chips" and report.presence == {"yes": 48}
+    tiles, covered = (table.to_crs(32645).union_all() for table in (chips, boxes))
+    buildings = outlines.to_crs(32645).union_all().intersection(tiles)
+    assert buildings.intersection(covered).area > 0.98 * buildings.area
+
+
+def test_a_class_that_is_a_number_is_an_id(tmp_path) -> None:
+    gpd.GeoDataFrame({"label": [1]}, geometry=[KILN], crs=4326).to_file(tmp_path / "k.gpkg")
+    table, _ = bring(tmp_path / "k.gpkg")
+    assert table["class_name"].tolist() == ["brick_kiln"] and table["class_id"].tolist() == [1]

@@ -6,7 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoslave.detections import match
@@ -25,7 +25,8 @@ def table(places: list[tuple[int, int, int]], **columns: object) -> gpd.GeoDataF
     return gpd.GeoDataFrame(geometry=outlines, crs=32645).assign(**common)
 
 
-@given(sites)
+@settings(max_examples=30)
+@given(st.lists(st.tuples(metres, metres, st.integers(5, 30)), min_size=1, max_size=12, unique_by=lambda site: site[2]))
 def test_merging_agrees_with_how_detections_are_counted(places) -> None:
     """The evaluation merges in a way of its own; both must count the same sites."""
     labels = table(places)
@@ -35,6 +36,7 @@ def test_merging_agrees_with_how_detections_are_counted(places) -> None:
     assert kept.index.tolist() == match.merge_duplicates(labels).index.tolist()
 
 
+@settings(max_examples=30)
 @given(sites, st.randoms(use_true_random=False))
 def test_merging_twice_or_in_another_order_changes_nothing(places, random) -> None:
     labels = table(places)
@@ -45,6 +47,7 @@ def test_merging_twice_or_in_another_order_changes_nothing(places, random) -> No
     assert len(merge_duplicates(labels.iloc[order])[0]) == len(kept)
 
 
+@settings(max_examples=30)
 @given(sites)
 def test_labels_of_one_image_are_never_merged(places) -> None:
     labels = table(places)
@@ -66,6 +69,7 @@ def test_merging_works_across_the_antimeridian() -> None:
     assert merge_duplicates(gpd.GeoDataFrame(geometry=outlines, crs=4326).assign(**columns))[1] == 1
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(91, 179), st.floats(-60, 60)), min_size=1, max_size=5))
 def test_swapped_layers_beyond_ninety_degrees_come_back(places) -> None:
     right = gpd.GeoDataFrame(geometry=[shapely.Point(*place) for place in places], crs=4326)

@@ -199,7 +199,7 @@ def _unit_axes(axes: Any) -> None:
 
 
 def _say(axes: Any, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, fontsize=14)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, fontsize=14, backgroundcolor="white")
 
 
 def _iso_f1(axes: Any) -> None:

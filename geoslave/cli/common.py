@@ -29,6 +29,8 @@ class _Finite(click.FloatRange):
 PATH = click.Path(path_type=Path)
 SHARE = _Finite(0, 1)
 SCORE = _Finite(0, 1, min_open=True)
+GSD = _Finite(0.01, 10_000)
+DISTANCE = _Finite(0, 10_000)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from geoslave.cli.common import PATH, answer, example, json_option, overwrite_option
+from geoslave.cli.common import DISTANCE, GSD, PATH, answer, example, json_option, overwrite_option
 
 # the words of geoslave.labels.importing.FORMATS; importing it here would make --help slow
 FORMATS = ("auto", "vector", "points", "chips", "yolo", "dota", "coco", "labelstudio", "mask")
@@ -42,14 +42,14 @@ def command() -> None:
 @click.option(
     "--gsd",
     "gsd_m",
-    type=click.FloatRange(0, min_open=True),
+    type=GSD,
     default=10.0,
     show_default=True,
     help="Metres a pixel of images that are not georeferenced but named by their centre (LAT_LON.png).",
 )
 @click.option(
     "--chip-size",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 100_000),
     default=128,
     show_default=True,
     help="Side in pixels of such images where they are not at hand.",
@@ -57,7 +57,7 @@ def command() -> None:
 @click.option(
     "--merge-distance",
     "merge_m",
-    type=click.FloatRange(0),
+    type=DISTANCE,
     metavar="METRES",
     help="Labels of different images with centres so close are one site.  [default: 35, less for small targets]",
 )

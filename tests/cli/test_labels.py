@@ -64,7 +64,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(run: Run, labels: Path,
     assert set(tmp_path.rglob("*")) == before and out.read_text() == "precious"
     status, _, _ = run("labels", "import", labels, "--out", out, "--overwrite")
     assert status == 0 and len(gpd.read_file(out)) == 1
-    assert run("labels", "import", "--out", out)[0] == 2
+    for wrong in ((), (labels, "--gsd", "nan"), (labels, "--gsd", "0"), (labels, "--merge-distance", "inf")):
+        assert run("labels", "import", *wrong, "--out", out, "--overwrite")[0] == 2
 
 
 def test_the_command_knows_every_format() -> None:

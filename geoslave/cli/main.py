@@ -24,8 +24,9 @@ COMMANDS = {
     "train": "Train a model from a configuration file.",
     "detect": "Find sites in scenes and write them as a layer.",
     "evaluate": "Measure a model against labelled sites.",
+    "calibrate": "Make a model's confidence a probability.",
     "export": "Convert a layer of detections, filtered by confidence.",
-    "models": "List the models and show their cards.",
+    "models": "List the models, show their cards, take in others', check them.",
 }
 
 

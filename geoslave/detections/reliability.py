@@ -26,7 +26,7 @@ from scipy.special import erf
 
 N_BINS = 10
 LEVEL = 0.95
-FEWEST_IN_BIN = 5
+FEWEST_IN_BIN = 10
 """Bins of fewer detections say nothing: fewer bins are made instead."""
 _Z = 1.959963984540054
 _CELLS_AT_ONCE = 4_000_000  # replicates x detections held at a time

@@ -48,8 +48,10 @@ _Z = 1.959963984540054
 # How far the data may pull from the present confidence: standard deviations of normal priors, in logits
 # (intercept) or per logit / per e-fold. An uncalibrated network is often wrong by one or two logits.
 _PRIOR_SD = (1.5, 0.75, 0.5, 0.5, 0.5)
+# A calibration that is there is trusted as far as its own data carry, but regions differ by about so much.
+_DRIFT = (0.75, 0.25, 0.2, 0.2, 0.2)
 _FIXED = 1e-3
-_SCORE_ONLY = (_PRIOR_SD[0], _PRIOR_SD[1], _FIXED, _FIXED, _FIXED)
+_SCORE_ONLY = (True, True, False, False, False)
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0)
 
 Floats = NDArray[np.float64]
@@ -94,6 +96,8 @@ class Calibration(BaseModel):
     """Share of the verdicts that said yes (or the share given for the region)."""
     data: str = "nothing"
     """Name of the verdicts or labels."""
+    builds_on: str = ""
+    """Origin of the calibration it started from, if there was one."""
     n: int = Field(default=0, ge=0)
     n_groups: int = Field(default=0, ge=0)
     made: date | None = None
@@ -105,7 +109,8 @@ class Calibration(BaseModel):
         """Where it comes from, in words, for provenance and the card."""
         groups = f" in {self.n_groups} groups" if self.n_groups > 1 else ""
         moved = "" if self.shift == 0 else f", moved to a share of {self.share:.0%} true detections"
-        return f"{self.method}, fitted on {self.n} detections of {self.data}{groups}, {self.made}{moved}"
+        before = f", building on: {self.builds_on}" if self.builds_on else ""
+        return f"{self.method}, fitted on {self.n} detections of {self.data}{groups}, {self.made}{moved}{before}"
 
     def apply(
         self,
@@ -218,6 +223,7 @@ def calibrate(samples: Samples, present: Calibration, data: str, today: date) ->
     calibration = fitted.model_copy(
         update={
             "data": data,
+            "builds_on": present.model_copy(update={"builds_on": ""}).origin if present.n else "",
             "n": len(samples),
             "n_groups": n_groups,
             "share": float(samples.hit.mean()) if len(samples) else None,
@@ -269,7 +275,9 @@ def _fit(method: Method, samples: Samples, present: Calibration) -> Calibration:
     prior = np.array(_IDENTITY if present.method == "isotonic" else present.coefficients)
     prior[0] += present.shift if present.method != "isotonic" else 0.0
     x = plain._design(samples.confidence, samples.score_mean, samples.area_m2, samples.elongation)
-    sd = np.array(_PRIOR_SD if method == "logistic with shape" else _SCORE_ONLY)
+    sd = _prior_sd(present)
+    if method == "logistic":
+        sd = np.where(_SCORE_ONLY, sd, _FIXED)
     coefficients, covariance = _ridge_logistic(x, samples.hit, prior, sd)
     return plain.model_copy(
         update={
@@ -278,6 +286,14 @@ def _fit(method: Method, samples: Samples, present: Calibration) -> Calibration:
             "covariance": tuple(tuple(row) for row in np.round(covariance, 8).tolist()),
         }
     )
+
+
+def _prior_sd(present: Calibration) -> Floats:
+    """How far the data may pull each coefficient from the present confidence."""
+    if not present.covariance:
+        return np.array(_PRIOR_SD)
+    known = np.sqrt(np.diag(np.array(present.covariance)) + np.square(_DRIFT))
+    return np.asarray(np.minimum(_PRIOR_SD, known))
 
 
 def _ridge_logistic(x: Floats, hit: Floats, prior: Floats, sd: Floats) -> tuple[Floats, Floats]:

@@ -3,8 +3,9 @@
 The fields follow the published specification (github.com/stac-extensions/mlm). Its JSON schema is a
 third party's file and is not kept here; `faults` states by hand the rules that concern us, so that
 a package can be checked without a network: required fields, enumerations, matching shapes, bands
-that are named in `properties.bands` (STAC 1.1), an `mlm:artifact_type` for each model asset and for
-no other, no model-wide field on an asset, and no field of the prefix that the specification lacks.
+that are named in `properties.bands` (and on an asset, as STAC 1.1 wants), an `mlm:artifact_type` for
+each model asset and for no other, no model-wide field on an asset, and no field of the prefix that
+the specification lacks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SHA256_MULTIHASH = "1220"
 """Prefix of a SHA-256 in the STAC file extension (multihash code and length)."""
 AXES = ["batch", "channel", "height", "width"]
 
+_ONNX_MEDIA = "application/octet-stream; framework=onnx; profile=onnx"
 _REQUIRED = ("mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output")
 _MODEL_WIDE = ("mlm:name", "mlm:input", "mlm:output", "mlm:hyperparameters")
 _KNOWN = {
@@ -66,6 +68,7 @@ def stac_licence(licence: str) -> str:
 
 def stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
     """The item that describes a package; its weight files must lie in `folder`."""
+    bands = [{"name": band} for band in spec.bands]
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -77,16 +80,21 @@ def stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
             "title": spec.title,
             "license": stac_licence(spec.licence),
             "version": spec.version,
-            "bands": [{"name": band} for band in spec.bands],
+            "bands": bands,
             **_mlm_properties(spec, parameters),
             "geoslave:version": __version__,
             "geoslave:spec": spec.model_dump(mode="json"),
         },
         "links": [],
         "assets": {
-            "weights": _asset(folder / "model.safetensors", "application/octet-stream", "safetensors.torch.save_file"),
+            "weights": _asset(
+                folder / "model.safetensors", "application/octet-stream", "safetensors.torch.save_file", bands
+            ),
             "onnx": _asset(
-                folder / "model.onnx", "application/octet-stream; framework=onnx; profile=onnx", "torch.onnx.export"
+                folder / "model.onnx",
+                "application/octet-stream; framework=onnx; profile=onnx",
+                "torch.onnx.export",
+                bands,
             ),
             "card": {"href": "./README.md", "type": "text/markdown", "roles": ["metadata"]},
         },
@@ -137,12 +145,13 @@ def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
     }
 
 
-def _asset(path: Path, media_type: str, artifact: str) -> dict[str, Any]:
+def _asset(path: Path, media_type: str, artifact: str, bands: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "href": f"./{path.name}",
         "type": media_type,
         "roles": ["mlm:model"],
         "mlm:artifact_type": artifact,
+        "bands": bands,
         "file:checksum": SHA256_MULTIHASH + sha256(path),
         "file:size": path.stat().st_size,
     }
@@ -177,6 +186,8 @@ def _item_faults(item: Mapping[str, Any]) -> Iterator[str]:
         yield "'license' is no SPDX id and not 'other'"
     yield from _property_faults(properties)
     yield from _band_faults(properties)
+    if "bands" in properties and not any("bands" in asset for asset in assets.values()):
+        yield "'bands' stands in the properties but on no asset, which STAC 1.1 does not allow"
     yield from _asset_faults(assets)
 
 

@@ -197,12 +197,18 @@ class ModelPackage:
         return f"{self.spec.name}@{self.spec.version}+{self.checksum[:8]}"
 
 
+def user_folder() -> Path:
+    """Where `geoslave models add` puts models: GEOSLAVE_MODELS, else ~/.local/share/geoslave/models (XDG_DATA_HOME)."""
+    if own := os.environ.get("GEOSLAVE_MODELS"):
+        return Path(own)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "geoslave" / "models"
+
+
 def model_folders() -> tuple[Path, ...]:
-    """Where models are looked for by name: GEOSLAVE_MODELS, then those that ship with geoslave."""
+    """Where models are looked for by name: the user's folder, then those that ship with geoslave."""
     package = Path(__file__).resolve().parent.parent
-    shipped = (package / "_models", package.parent / "data" / "models")
-    own = os.environ.get("GEOSLAVE_MODELS")
-    return (*((Path(own),) if own else ()), *shipped)
+    return user_folder(), package / "_models", package.parent / "data" / "models"
 
 
 def list_packages() -> Iterator[Path]:
@@ -257,7 +263,7 @@ def write_package(folder: Path, spec: ModelSpec, network: nn.Module, card: str, 
         add_metadata(draft / "model.onnx", _deepness(spec))
         describe(draft, spec, parameters=sum(p.numel() for p in network.parameters()))
         (draft / "README.md").write_text(card, encoding="utf-8")
-        _put_in_place(draft, folder)
+        put_in_place(draft, folder)
     return folder
 
 
@@ -292,7 +298,7 @@ def recalibrate(
         card = draft / "README.md"
         before = card.read_text(encoding="utf-8") if card.is_file() else f"# {spec.name}\n"
         card.write_text(card_with_calibration(before, spec, picture=picture is not None), encoding="utf-8")
-        _put_in_place(draft, folder)
+        put_in_place(draft, folder)
     return folder
 
 
@@ -304,7 +310,7 @@ def copy_package_files(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _put_in_place(draft: Path, folder: Path) -> None:
+def put_in_place(draft: Path, folder: Path) -> None:
     """Make a finished draft (inside a scratch folder) the package; one that is there goes with the scratch folder."""
     for file in draft.iterdir():
         file.chmod(0o644)

@@ -65,6 +65,11 @@ def break_role(item: dict[str, Any]) -> None:
         asset.pop("mlm:artifact_type", None)
 
 
+def break_asset_bands(item: dict[str, Any]) -> None:
+    for asset in item["assets"].values():
+        asset.pop("bands", None)
+
+
 def break_input(item: dict[str, Any]) -> None:
     del item["properties"]["mlm:input"]
 
@@ -80,6 +85,7 @@ def break_input(item: dict[str, Any]) -> None:
         (break_task, "mlm:tasks"),
         (break_asset, "does not belong on an asset"),
         (break_role, "no asset has the role"),
+        (break_asset_bands, "on no asset"),
         (break_input, "'mlm:input' is missing"),
     ],
 )

@@ -117,8 +117,13 @@ def draw_precision_recall(
         MissingExtra: without matplotlib.
         OutputError: if `path` exists and `overwrite` is false, or it cannot be written.
     """
-    with _chart(path, (8, 6.6), overwrite) as figure:
-        axes = figure.add_axes((0.115, 0.115, 0.85, 0.735))
+    key = (
+        0.3 * (len(curves) + any(len(curve.band_recall) for curve in curves.values()) + (operating is not None)) + 0.15
+    )
+    with _chart(path, (8, 6.6 + key), overwrite) as figure:
+        # the legend stands below: a curve may run anywhere
+        share = 6.6 / (6.6 + key)
+        axes = figure.add_axes((0.115, 1 - 0.885 * share, 0.85, 0.735 * share))
         axes.grid(visible=False)
         _iso_f1(axes)
         for number, (name, curve) in enumerate(curves.items()):
@@ -132,7 +137,7 @@ def draw_precision_recall(
         axes.set_ylabel("Precision: share of detections that are sites")
         _titled(figure, title, subtitle)
         if curves or operating:
-            axes.legend(loc="lower left", framealpha=0.9, frameon=True, edgecolor="none", handlelength=2.4)
+            figure.legend(loc="lower left", bbox_to_anchor=(0.1, 0.005), handlelength=2.4)
 
 
 def draw_reliability(
@@ -187,9 +192,10 @@ def _chart(path: Path, inches: tuple[float, float], overwrite: bool) -> Iterator
 
 
 def _titled(figure: Any, title: str, subtitle: str) -> None:
-    figure.text(0.115, 0.945, title, fontsize=16, fontweight="bold", va="center")
+    height = figure.get_figheight()
+    figure.text(0.115, 1 - 0.38 / height, title, fontsize=16, fontweight="bold", va="center")
     if subtitle:
-        figure.text(0.115, 0.902, subtitle, fontsize=12, color=GREY, va="center")
+        figure.text(0.115, 1 - 0.69 / height, subtitle, fontsize=12, color=GREY, va="center")
 
 
 def _unit_axes(axes: Any) -> None:
@@ -311,27 +317,41 @@ def _draw_numbers(axes: Any, series: Mapping[str, Sequence[ReliabilityBin]]) -> 
                 -number,
                 width,
                 left=b.low,
-                height=0.72,
+                height=0.72 if len(series) == 1 else 0.6,
                 color=_COLOURS[number % len(_COLOURS)],
                 alpha=0.95 if place % 2 else 0.72,
                 edgecolor="white",
                 linewidth=1.4,
             )
-            fits = width >= 0.011 * len(f"{b.n:,}") + 0.004
-            axes.text(
-                b.low + width / 2,
-                -number - (0.02 if fits else -0.4),
-                f"{b.n:,}",
-                ha="center",
-                va="center" if fits else "bottom",
-                color="white" if fits else _INK,
-                fontsize=11 if fits else 9,
-            )
+            if _fits(b):
+                axes.text(
+                    b.low + width / 2, -number - 0.02, f"{b.n:,}", ha="center", va="center", color="white", fontsize=11
+                )
+        _draw_beside(axes, [b for b in bins if not _fits(b)], -number + (0.36 if len(series) == 1 else 0.3))
     axes.set(xlabel="Confidence", ylim=(0.5 - len(series), 0.5))
     axes.set_yticks([-k for k in range(len(series))], [_lane(name, bins) for name, bins in series.items()])
     axes.tick_params(axis="y", length=0, labelsize=11)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
+
+
+def _fits(b: ReliabilityBin) -> bool:
+    """The bin is wide enough to hold its number."""
+    return b.high - b.low >= 0.011 * len(f"{b.n:,}") + 0.004
+
+
+def _draw_beside(axes: Any, bins: Sequence[ReliabilityBin], top: float) -> None:
+    """The numbers of narrow bins above the strip, moved apart until they can be read."""
+    middle = [(b.low + b.high) / 2 for b in bins]
+    place = list(middle)
+    for _ in range(100):
+        for k in range(len(place) - 1):
+            lacking = 0.013 * max(len(f"{b.n:,}") for b in bins) + 0.008 - (place[k + 1] - place[k])
+            if lacking > 0:
+                place[k], place[k + 1] = place[k] - lacking / 2, place[k + 1] + lacking / 2
+    for b, x, at in zip(bins, place, middle, strict=True):
+        axes.plot((at, x), (top, top + 0.1), color=GREY, linewidth=0.8, clip_on=False)
+        axes.text(x, top + 0.11, f"{b.n:,}", ha="center", va="bottom", fontsize=9.5)
 
 
 def _lane(name: str, bins: Sequence[ReliabilityBin]) -> str:

@@ -88,13 +88,15 @@ class Report:
 
 
 def find_scenes(folder: Path) -> tuple[SceneOnDisk, ...]:
-    """The rasters of a folder, or of its subfolders, each of which is then a group.
+    """The rasters of a folder, or of its subfolders, each of which is then a group; or one raster.
 
     Raises:
         SceneError: if there is none.
     """
+    if folder.is_file() and folder.suffix.lower() in RASTERS:
+        return (SceneOnDisk(str(folder), folder.stem, folder.stem),)
     if not folder.is_dir():
-        raise SceneError(f"{folder} is no folder: give the folder that holds the labelled scenes")
+        raise SceneError(f"{folder} is no folder: give a scene, or the folder that holds the labelled scenes")
     if (folder / "index.parquet").is_file() and (folder / "chips").is_dir():
         folder = folder / "chips"  # what `geoslave chip` leaves
     paths = _rasters(folder)

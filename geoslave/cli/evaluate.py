@@ -37,7 +37,7 @@ LAYER_CONFIDENCE = 0.5
     ),
 )
 @click.argument("model", required=False)
-@click.option("--scenes", type=PATH, help="A folder of scenes, all of them labelled; its subfolders are groups.")
+@click.option("--scenes", type=PATH, help="A scene or a folder of scenes, all labelled; subfolders are groups.")
 @click.option("--labels", type=PATH, required=True, help="The known sites; none missing where was searched.")
 @click.option("--detections", type=PATH, help="A layer to evaluate in place of a model.")
 @click.option("--area", type=PATH, help="With --detections: polygons that were searched, all of them labelled.")

@@ -93,6 +93,14 @@ def test_a_layer_gets_the_figures_of_the_model_that_made_it(
     assert status == 0 and (tmp_path / "pictures" / "contact-sheet.png").is_file()
 
 
+def test_one_scene_is_as_good_as_a_folder_of_it(scenes: Path, labels: Path, bright_model: Path, run: Run) -> None:
+    one, folder = (
+        json.loads(run("evaluate", bright_model, "--scenes", place, "--labels", labels, "--json")[1])
+        for place in (scenes / "a.tif", scenes)
+    )
+    assert one == folder
+
+
 def test_outlines_without_a_confidence_count_alike(scenes: Path, labels: Path, run: Run, tmp_path: Path) -> None:
     layer = write_labels(tmp_path / "mine.geojson", CORNERS)
     area = write_labels(tmp_path / "area.geojson", [(-500, -500)])

@@ -36,10 +36,14 @@ def _calibration_section(confidence: Confidence, calibration: Calibration, pictu
     lines = ["## Calibration", ""]
     if not confidence.calibrated:
         lines += ["Too few verdicts to call the confidence calibrated; it was moved as far as they carry.", ""]
-    lines += [f"Confidence: {calibration.origin}."]
+    lines += [
+        f"Confidence: {calibration.origin}. What stands elsewhere on this card about confidence, and figures at a"
+    ]
+    lines += ["confidence of so much, were written before."]
     before, after = calibration.held_out_before, calibration.held_out_after
     if before is not None and after is not None:
         lines += [
+            "",
             "On detections of groups that the fit had not seen:" if calibration.n_groups > 1 else "On rows held out:",
             "",
             "| | before | after |",

@@ -73,6 +73,19 @@ def test_debiasing_takes_off_what_scatter_alone_makes():
     assert np.mean(mended) < 0.7 * np.mean(plain)
 
 
+@pytest.mark.parametrize("lift", [0.0, 1.0])
+def test_the_interval_holds_the_true_error_of_a_right_and_of_a_boastful_forecaster(lift: float):
+    generator = np.random.default_rng(3)
+
+    def judged(n: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = generator.uniform(0.02, 0.98, n)
+        return 1 / (1 + np.exp(-(np.log(truth / (1 - truth)) + lift))), generator.uniform(size=n) < truth
+
+    true = reliability(*judged(300_000), n_replicates=0).ece
+    told = [reliability(*judged(150), n_replicates=200, seed=k) for k in range(60)]
+    assert sum(r.ece_low <= true <= r.ece_high for r in told) >= 53
+
+
 def test_groups_that_fail_together_widen_the_interval():
     confidence = np.full(200, 0.5)
     groups = np.repeat(np.arange(10), 20)

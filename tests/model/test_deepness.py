@@ -12,7 +12,9 @@ import pytest
 
 from geoslave.imagery.scaling import Scaling, SceneStatistics, coefficients, radiometry, scale
 from geoslave.model.deepness import TYPICAL_LOW, TYPICAL_WIDTH, add_metadata, deepness_metadata
-from tests.factories import write_bright_model
+from geoslave.model.library import verify_package
+from geoslave.model.package import open_package, write_package
+from tests.factories import bright_spec, write_bright_model
 
 FACTS = {"bands": ("red", "green", "blue"), "gsd_m": 10.0, "tile": 704, "halo": 48, "threshold": 0.35}
 
@@ -63,6 +65,19 @@ def test_a_typical_scene_comes_out_as_geoslave_scales_it() -> None:
     ours = scale(pixels, np.ones((20, 20), bool), *coefficients(unit, typical, scaling), (-9, 9))
     mean, std = (np.array(read[f"standardization_{name}"])[:, None, None] for name in ("mean", "std"))
     np.testing.assert_allclose((pixels / 255 - mean) / std, ours, atol=1e-5)
+
+
+def test_a_package_written_after_training_carries_them(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    network = torch.nn.Conv2d(3, 1, 3, padding=1)
+    folder = write_package(tmp_path / "tiny", bright_spec(name="tiny"), network, "# tiny 1.0.0: a test\n")
+    package = open_package(folder)
+    session = onnxruntime.InferenceSession(str(package.onnx), providers=["CPUExecutionProvider"])
+    read = session.get_modelmeta().custom_metadata_map
+    assert json.loads(read["class_names"])["1"] == "brick_kiln" and json.loads(read["tile_size"]) == 64 + 2 * 16
+    checks = {check.name: check.passed for check in verify_package(package)}
+    assert checks == {"hashes": True, "MLM v1.5.2": True, "card": True, "ONNX": True, "torch": None}
 
 
 def test_several_classes_become_maps_of_scores() -> None:

@@ -117,21 +117,27 @@ def evaluate_model(
     request: Request,
     *,
     by: Sequence[str] = (),
+    beside: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Report:
     """Run a model over labelled scenes and compare; pixels are those of the score maps.
+
+    Args:
+        beside: an output; score maps go into a hidden folder next to it while they are needed. None:
+            the system's folder for temporary files.
 
     Raises:
         GeoslaveError: if a scene cannot be used, or no label lies in any.
     """
     reading = request.reading(package.spec)
     refuse_far(labels, _boxes(scenes, reading))
-    with scratch_folder(Path(gettempdir()) / "geoslave") as work:
+    with scratch_folder(beside or Path(gettempdir()) / "geoslave") as work:
         found, results = detect_scenes(
             [scene.path for scene in scenes],
             package,
             network,
             request=request,
+            beside=work / "blocks",
             scores=work / "scores",
             progress=progress,
         )

@@ -82,7 +82,7 @@ def command(
     request = Request(numbers=bands, crs=crs, nodata=None if nodata == "none" else nodata, trust_all=nodata == "none")
     with progress(as_json) as step:
         if model is not None and scenes is not None:
-            report = _of_model(model, scenes, labels, min_confidence, by, request, threads, target, step)
+            report = _of_model(model, scenes, labels, min_confidence, by, request, threads, target, out, step)
         else:
             assert detections is not None and area is not None  # usage was checked
             report = _of_layer(detections, area, scenes, labels, min_confidence, by, request, target)
@@ -113,6 +113,7 @@ def _of_model(
     request: Any,
     threads: int | None,
     target: str | None,
+    out: Path | None,
     step: Any,
 ) -> Report:
     from geoslave.evaluation import evaluate_model, find_scenes
@@ -124,7 +125,7 @@ def _of_model(
     found = find_scenes(scenes)
     operating = package.spec.confidence.operating if min_confidence is None else min_confidence
     network = load_network(package, "onnx", threads)
-    return evaluate_model(package, network, found, sites, operating, request, by=by, progress=step)
+    return evaluate_model(package, network, found, sites, operating, request, by=by, beside=out, progress=step)
 
 
 def _of_layer(

@@ -50,7 +50,9 @@ def assess(
     weight = weights(c, n_replicates, seed)
     parts = {"class_name": breakdown.by_class(c, n_replicates, seed), "size": breakdown.by_size(c, n_replicates, seed)}
     for column in by:
-        parts[column] = breakdown.by_place(c, column, n_replicates, seed)
+        if column != "class_name":
+            name = column if column not in (*parts, "scene_group") else f"{column} (labels)"
+            parts[name] = breakdown.by_place(c, column, n_replicates, seed)
     if groups is not None:
         parts["scene_group"] = breakdown.by_group(c, groups, n_replicates, seed)
     return {

@@ -149,7 +149,7 @@ def by_class(comparison: Comparison, n_replicates: int, seed: int) -> dict[str, 
     then has no class to be wrong about, and a false alarm belongs to none of them.
     """
     c = comparison
-    if "class_name" not in c.sites or not len(c.sites):
+    if "class_name" not in c.sites or not 0 < c.sites["class_name"].nunique() <= MOST_GROUPS:
         return {}
     value = column_of(c.sites, "class_name")
     found = c.detections["class_name"].to_numpy(object) if "class_name" in c.detections else None

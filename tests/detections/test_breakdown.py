@@ -114,6 +114,11 @@ def test_one_class_is_one_entry() -> None:
     assert list(facts) == ["k"] and facts["k"]["recall"] == 1
 
 
+def test_names_of_single_sites_are_no_classes() -> None:
+    sites = layer(GRID, class_name=[f"site {k}" for k in range(100)])
+    assert breakdown.by_class(comparison(layer(GRID), sites), 20, 0) == {}
+
+
 def test_small_sites_that_are_missed_show_in_their_size_class() -> None:
     size = [0.4 if k < 30 else 1 if k < 60 else 2 for k in range(100)]
     outlines = [kiln(x, y, s) for (x, y), s in zip(GRID, size, strict=True)]

@@ -68,12 +68,19 @@ class Augmentation(BaseModel):
 class Patch:
     """A piece of imagery with truth."""
 
-    pixels: Floats
-    """[band, y, x], display values; 0 where not valid."""
+    pixels: Floats | NDArray[np.uint8]
+    """[band, y, x], display values (as uint8: times 255, a quarter of the memory); 0 where not valid."""
     truth: NDArray[np.uint8]
     """[y, x]: 0 none, 1 and up a class, IGNORE."""
     valid: NDArray[np.bool_]
     """[y, x]."""
+
+
+def display(pixels: Floats | NDArray[np.uint8]) -> Floats:
+    """Display values as such."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) * np.float32(1 / 255)
+    return pixels.astype(np.float32, copy=False)
 
 
 def cut(
@@ -101,7 +108,7 @@ def cut_square(whole: Patch, centre: tuple[float, float], size: int, quarters: i
     if y0 < y1 and x0 < x1:
         here, there = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)), (slice(y0, y1), slice(x0, x1))
         valid[here], truth[here] = whole.valid[there], whole.truth[there]
-        pixels[:, *here] = np.where(valid[here], whole.pixels[:, *there], np.float32(0))
+        pixels[:, *here] = np.where(valid[here], display(whole.pixels[:, *there]), np.float32(0))
     step = -1 if mirrored else 1
     turned = (np.rot90(layer, quarters, (-2, -1))[..., ::step, :] for layer in (pixels, truth, valid))
     return Patch(*(np.ascontiguousarray(layer) for layer in turned))
@@ -135,6 +142,8 @@ def _resampled(whole: Patch, centre: tuple[float, float], size: int, matrix: NDA
         seen = seen & (known.take(at) | (weight < 0.01))
     nearest = corner + step_down * (down >= 0.5) + step_right * (right >= 0.5)
     truth = np.where(seen, whole.truth.ravel().take(nearest), np.uint8(IGNORE))
+    if flat.dtype == np.uint8:
+        pixels *= np.float32(1 / 255)
     pixels[:, ~seen] = 0
     shape = (size, size)
     return Patch(pixels.reshape(-1, *shape), truth.reshape(shape), seen.reshape(shape))

@@ -67,6 +67,8 @@ class LabelledScenes(_Frozen):
     """Regions whose scenes are not trained on."""
     leave_out: tuple[str, ...] = ()
     """Scenes (patterns of file names) that are neither trained nor validated on: the test."""
+    aside: bool = False
+    """These scenes are for validation by list, not for training."""
     stretched: bool = False
     """Each scene was stretched from its darkest to its brightest pixel."""
     edge_m: float = Field(default=50, ge=0)
@@ -154,7 +156,7 @@ class Validation(_Frozen):
 
     by: Literal["none", "list", "region", "blocks"] = "none"
     scenes: tuple[str, ...] = ()
-    """By list: patterns of file names."""
+    """By list: patterns of file names; sources marked `aside` are put aside too."""
     regions: tuple[str, ...] = ()
     """By region: names in the scenes' region column."""
     block_m: float = Field(default=2_000, gt=0)
@@ -178,8 +180,6 @@ class Validation(_Frozen):
 
     @model_validator(mode="after")
     def _complete(self) -> Validation:
-        if self.by == "list" and not self.scenes:
-            raise ValueError("by: list needs 'scenes', patterns of file names")
         if self.by == "region" and not self.regions:
             raise ValueError("by: region needs 'regions'")
         return self
@@ -219,6 +219,9 @@ class TrainConfig(_Frozen):
     weak: Weak = Weak()
     outline_m: float = Field(default=10, ge=0)
     """Within this distance outside a site's outline nothing is learned: labels are that exact."""
+    gap_m: float = Field(default=0, ge=0)
+    """Where two sites come nearer to each other than this, what lies between them is learned as no site, so that
+    they are found as two."""
     chip: int = Field(default=48, ge=32)
     batch: int = Field(default=24, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -249,6 +252,10 @@ class TrainConfig(_Frozen):
         if self.target not in TARGETS:
             raise ValueError(
                 f"target '{self.target}' is none of {', '.join(TARGETS)}: take the one of the nearest size"
+            )
+        if self.validation.by == "list" and not (self.validation.scenes or any(s.aside for s in self.scenes)):
+            raise ValueError(
+                "validation by list needs 'scenes' (patterns of file names) or a source with 'aside: true'"
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class is named twice")

@@ -30,6 +30,7 @@ from geoslave.model.augment import (
     cut,
     cut_square,
     degrade,
+    display,
     draw_light,
     paste,
     percentiles,
@@ -120,7 +121,7 @@ def _sources(data: TrainingData, config: TrainConfig) -> list[tuple[float, Drawn
 def _finished(patch: Patch, config: TrainConfig, rng: np.random.Generator) -> Patch:
     """What haze, the sensor and the file did to it."""
     settings = config.augmentation
-    pixels = coarsen(stripes(blotches(patch.pixels, rng, settings), rng, settings), rng, settings)
+    pixels = coarsen(stripes(blotches(display(patch.pixels), rng, settings), rng, settings), rng, settings)
     pixels = np.clip(degrade(pixels, rng, settings), *config.scaling.clip)
     if patch.valid.all():
         return Patch(pixels, patch.truth, patch.valid)
@@ -260,7 +261,7 @@ def _scaled(chip: Patch, scene: TrainScene, config: TrainConfig, rng: np.random.
     sample = scene.sample[:, rng.integers(scene.sample.shape[1], size=SAMPLE)]
     light = draw_light(sample, scene.stretched, rng, config.augmentation)
     low, width = percentiles(light(sample), config.scaling, rng, config.augmentation)
-    pixels = light(chip.pixels)
+    pixels = light(display(chip.pixels))
     pixels -= low[:, None, None]
     pixels *= (np.float32(2) / width)[:, None, None]
     pixels -= np.float32(1)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from geoslave.files import atomic_file
-from geoslave.model.augment import IGNORE, Floats
+from geoslave.model.augment import IGNORE, Floats, display
 from geoslave.model.recipe import TrainConfig
 from geoslave.model.sampling import chip_scene
 from geoslave.model.train import TrainResult
@@ -219,9 +219,9 @@ def _scores(scaled: Floats, result: TrainResult) -> Floats:
     return scores
 
 
-def _picture(pixels: Floats, scene: TrainScene, config: TrainConfig) -> Floats:
+def _picture(pixels: Floats | NDArray[np.uint8], scene: TrainScene, config: TrainConfig) -> Floats:
     """Red, green and blue (else the first band) [y, x, 3], stretched with the scene's statistics."""
     names = list(config.bands)
     bands = [names.index(c) for c in ("red", "green", "blue")] if {"red", "green", "blue"} <= set(names) else [0, 0, 0]
     low, high = np.percentile(scene.sample[bands], (1, 99.5), axis=1)[:, :, None, None]
-    return np.clip((pixels[bands] - low) / np.maximum(high - low, 0.15), 0, 1).transpose(1, 2, 0)
+    return np.clip((display(pixels[bands]) - low) / np.maximum(high - low, 0.15), 0, 1).transpose(1, 2, 0)

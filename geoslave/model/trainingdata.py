@@ -21,6 +21,7 @@ import yaml
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.enums import MergeAlg
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
@@ -33,7 +34,7 @@ from geoslave.imagery.scaling import Radiometry
 from geoslave.labels.formats import read_labels
 from geoslave.labels.split import DEGREE_M, SpatialBlocks, named
 from geoslave.labels.synthetic import render_scene
-from geoslave.model.augment import IGNORE, Floats, Patch
+from geoslave.model.augment import IGNORE, Floats, Patch, display
 from geoslave.model.chip_pools import ChipPool, background_pool, weak_pools
 from geoslave.model.package import sha256
 from geoslave.model.recipe import LabelledScenes, TrainConfig, Validation
@@ -72,6 +73,8 @@ class PlacedScene:
     """In the geobox's CRS, with `class_index`."""
     footprint: BaseGeometry
     """What is answered for, in longitude and latitude."""
+    aside: bool = False
+    """It belongs to a source for validation."""
 
 
 class SitePool:
@@ -161,24 +164,25 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
     paths = [path for path in sorted(Path(source.scenes).glob(source.files)) if not named(path.name, source.leave_out)]
     if not paths:
         raise LabelError(f"{source.scenes} holds no {source.files}: check 'scenes' in the configuration")
-    outlines = read_labels(source.labels, get_target(config.target)) if source.labels else None
-    if outlines is not None:
-        outlines = outlines.assign(class_index=_class_indices(outlines, source, config))
+    outlines = None
+    if source.labels:
+        table = read_labels(source.labels, get_target(config.target))
+        outlines = Outlines(table.assign(class_index=_class_indices(table, source, config)))
     circles, areas = _unsure(source)
     touched = 0
     for path in paths:
-        raster, display = _read_pixels(path, source, config)
+        raster, pixels = _read_pixels(path, source, config)
         here = _sites_on(path, raster, outlines, source, config)
         touched += len(here)
         region = _region(here, source)
         if region is not None and region in source.held_out:
             continue
-        placed = _on_grid(areas, raster).geometry if areas is not None else gpd.GeoSeries([], crs=here.crs)
+        placed = here.geometry[:0] if areas is None else areas.on(raster).geometry
         truth = _burn_truth(here, placed, circles.get(scene_key(path), ()) if circles else (), raster, source, config)
-        patch = Patch(display, truth, raster.valid)
+        patch = Patch(pixels, truth, raster.valid)
         centres, classes = _centres(here, truth, raster)
         scene = TrainScene(patch, _sample(patch), centres, classes, source.stretched, region, path.name)
-        yield PlacedScene(scene, raster.geobox, here, _lonlat(raster.geobox))
+        yield PlacedScene(scene, raster.geobox, here, _lonlat(raster.geobox), source.aside)
     if not touched:
         what = source.labels or source.masks or source.yolo
         raise LabelError(
@@ -187,8 +191,24 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
         )
 
 
-def _read_pixels(path: Path, source: LabelledScenes, config: TrainConfig) -> tuple[Raster, Floats]:
-    """A scene as stored, on the grid it is trained on, and its display values [band, y, x]."""
+class Outlines:
+    """Outlines that are asked for by scene; brought to each CRS once."""
+
+    def __init__(self, table: gpd.GeoDataFrame) -> None:
+        self._table = table
+        self._placed: dict[str, gpd.GeoDataFrame] = {}
+
+    def on(self, raster: Raster) -> gpd.GeoDataFrame:
+        """Those that touch a raster, in its CRS."""
+        crs = raster.geobox.crs.to_wkt()
+        if crs not in self._placed:
+            self._placed[crs] = self._table.to_crs(crs)
+        placed = self._placed[crs]
+        return placed.iloc[np.sort(placed.sindex.query(raster.geobox.extent.geom, predicate="intersects"))]
+
+
+def _read_pixels(path: Path, source: LabelledScenes, config: TrainConfig) -> tuple[Raster, Floats | NDArray[np.uint8]]:
+    """A scene as stored, on the grid it is trained on, and its display values [band, y, x] (see `Patch`)."""
     if source.centre_in_name:
         raster = _read_by_name(path, config)
         unit = Radiometry((1 / 255,), (0.0,))
@@ -198,8 +218,10 @@ def _read_pixels(path: Path, source: LabelledScenes, config: TrainConfig) -> tup
             raster = scene.read(Window(0, 0, cols, rows))
             unit = scene.radiometry()
     gain, bias = (np.array(v, np.float32)[:, None, None] for v in (unit.gain, unit.bias))
-    display = np.where(raster.valid, raster.pixels.astype(np.float32) * gain + bias, np.float32(0))
-    return raster, np.asarray(display, np.float32)
+    if raster.pixels.dtype == np.uint8 and set(unit.gain) == {1 / 255} and not any(unit.bias):
+        return raster, np.where(raster.valid, raster.pixels, np.uint8(0))
+    shown = np.where(raster.valid, raster.pixels.astype(np.float32) * gain + bias, np.float32(0))
+    return raster, np.asarray(shown, np.float32)
 
 
 def _read_by_name(path: Path, config: TrainConfig) -> Raster:
@@ -224,11 +246,11 @@ def _read_by_name(path: Path, config: TrainConfig) -> Raster:
 
 
 def _sites_on(
-    path: Path, raster: Raster, outlines: gpd.GeoDataFrame | None, source: LabelledScenes, config: TrainConfig
+    path: Path, raster: Raster, outlines: Outlines | None, source: LabelledScenes, config: TrainConfig
 ) -> gpd.GeoDataFrame:
     """The outlines on a scene, in its CRS, with `class_index`."""
     if outlines is not None:
-        return _on_grid(outlines, raster)
+        return outlines.on(raster)
     if source.masks:
         return _mask_outlines(path, raster, Path(source.masks), config)
     return _yolo_outlines(path, raster, Path(str(source.yolo)), config)
@@ -306,12 +328,12 @@ def _box_corners(x: float, y: float, width: float, height: float) -> NDArray[np.
     return np.array([[x, y]]) + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([[width, height]]) / 2
 
 
-def _unsure(source: LabelledScenes) -> tuple[dict[str, list[Circle]], gpd.GeoDataFrame | None]:
+def _unsure(source: LabelledScenes) -> tuple[dict[str, list[Circle]], Outlines | None]:
     """Unsure places: circles by scene, or outlines."""
     if source.unsure is None:
         return {}, None
     path = Path(source.unsure)
-    return (read_unsure(path), None) if path.suffix in _LISTS else ({}, read_labels(path))
+    return (read_unsure(path), None) if path.suffix in _LISTS else ({}, Outlines(read_labels(path)))
 
 
 def read_unsure(path: Path) -> dict[str, list[Circle]]:
@@ -343,12 +365,6 @@ def _region(here: gpd.GeoDataFrame, source: LabelledScenes) -> str | None:
     return str(here[source.region_column].mode()[0])
 
 
-def _on_grid(labels: gpd.GeoDataFrame, raster: Raster) -> gpd.GeoDataFrame:
-    """The labels that touch a raster, in its CRS."""
-    placed = labels.to_crs(raster.geobox.crs.to_wkt())
-    return placed[placed.intersects(raster.geobox.extent.geom).to_numpy()]
-
-
 def _burn_truth(
     sites: gpd.GeoDataFrame,
     areas: gpd.GeoSeries,
@@ -364,17 +380,43 @@ def _burn_truth(
     truth[:edge], truth[max(0, len(truth) - edge) :], truth[:, :edge] = (IGNORE,) * 3
     truth[:, max(0, shape[1] - edge) :] = IGNORE
     if len(sites):
-        metres = sites.geometry.to_crs(sites.estimate_utm_crs())
-        wide = metres.buffer(config.outline_m).to_crs(sites.crs)
-        truth[_burn(wide, raster)] = IGNORE
+        truth[_burn(_widened(sites.geometry, config.outline_m, raster.geobox), raster)] = IGNORE
         for index in range(len(config.class_names)):
             truth[_burn(sites.geometry[(sites["class_index"] == index).to_numpy()], raster)] = index + 1
+        if config.gap_m:
+            near = _widened(sites.geometry, config.gap_m / 2, raster.geobox)
+            truth[_burn_count(near, raster) > 1] = 0
     y, x = np.ogrid[: shape[0], : shape[1]]
     for row, column, radius in unsure:
         truth[(y + 0.5 - row) ** 2 + (x + 0.5 - column) ** 2 <= radius**2] = IGNORE
     truth[_burn(areas, raster)] = IGNORE
     truth[~raster.valid] = IGNORE
     return truth
+
+
+def _widened(outlines: gpd.GeoSeries, by_m: float, geobox: GeoBox) -> gpd.GeoSeries:
+    """Outlines grown by some metres, measured at the middle of the grid: for a few metres that is exact enough."""
+    crs = geobox.crs.proj
+    if crs.is_geographic:
+        _, lat = geobox.extent.geom.centroid.coords[0]
+        unit = np.array([DEGREE_M * cos(radians(lat)), DEGREE_M])
+    else:
+        unit = np.full(2, crs.axis_info[0].unit_conversion_factor)
+    metres = shapely.transform(np.asarray(outlines.array, object), lambda xy: xy * unit)
+    grown = shapely.transform(shapely.buffer(metres, by_m), lambda xy: xy / unit)
+    return gpd.GeoSeries(grown, index=outlines.index, crs=outlines.crs)
+
+
+def _burn_count(outlines: gpd.GeoSeries, raster: Raster) -> NDArray[np.uint8]:
+    """How many outlines cover each pixel."""
+    counted: NDArray[np.uint8] = rasterize(
+        [(outline, 1) for outline in outlines],
+        raster.valid.shape,
+        transform=raster.geobox.affine,
+        merge_alg=MergeAlg.add,
+        dtype="uint8",
+    )
+    return counted
 
 
 def _burn(outlines: gpd.GeoSeries, raster: Raster) -> NDArray[np.bool_]:
@@ -404,14 +446,16 @@ def _centres(
     return centres[learned], classes[learned]
 
 
-def _sample(patch: Patch, count: int = 20_000) -> Floats:
+def _sample(patch: Patch, count: int = 5_000) -> Floats:
     """Display values [band, n] spread over the valid pixels."""
     values = patch.pixels[:, patch.valid]
-    return np.ascontiguousarray(values[:, :: max(1, values.shape[1] // count)])
+    return np.ascontiguousarray(display(values[:, :: max(1, values.shape[1] // count)]))
 
 
 def _lonlat(geobox: GeoBox) -> BaseGeometry:
     """A grid's outline in longitude and latitude."""
+    if geobox.crs.epsg == 4326:
+        return geobox.extent.geom
     return gpd.GeoSeries([geobox.extent.geom], crs=geobox.crs.to_wkt()).to_crs(4326).iloc[0]
 
 
@@ -425,7 +469,7 @@ def _put_aside(placed: Sequence[PlacedScene], config: TrainConfig) -> tuple[list
         return [p.scene for p in placed], []
     if settings.by == "blocks":
         return _put_blocks_aside(placed, config)
-    chosen = [_is_aside(p.scene, settings) for p in placed]
+    chosen = [p.aside or _is_aside(p.scene, settings) for p in placed]
     aside = [p for p, taken in zip(placed, chosen, strict=True) if taken]
     rest = [p for p, taken in zip(placed, chosen, strict=True) if not taken]
     if not aside or not rest:
@@ -471,7 +515,7 @@ def _blanked(placed: PlacedScene, area: BaseGeometry) -> TrainScene | None:
     if not valid.any():
         return None
     truth = np.where(hidden, np.uint8(IGNORE), patch.truth)
-    kept = Patch(np.where(valid, patch.pixels, np.float32(0)), truth, valid)
+    kept = Patch(np.where(valid, patch.pixels, patch.pixels.dtype.type(0)), truth, valid)
     row, col = np.rint(scene.sites).astype(int).T
     left = truth[row, col] != IGNORE
     return replace(scene, patch=kept, sample=_sample(kept), sites=scene.sites[left], site_class=scene.site_class[left])

@@ -23,7 +23,7 @@ from geoslave.detections.export import combine, merge_overlapping
 from geoslave.detections.polygonize import polygonize, to_detections
 from geoslave.grid import partition
 from geoslave.imagery.raster import SCORE_STEPS, MemorySource, Raster, Scores, encode_scores
-from geoslave.model.augment import Floats, quantile
+from geoslave.model.augment import Floats, display, quantile
 from geoslave.model.chip_pools import ChipPool
 from geoslave.model.losses import pooled_logits
 from geoslave.model.network import stride
@@ -89,7 +89,7 @@ def scaled_whole(scene: TrainScene, config: TrainConfig) -> Floats:
     ordered = np.sort(scene.sample, axis=1)
     low, high = (quantile(ordered, percent / 100)[:, None, None] for percent in config.scaling.percentiles)
     width = np.maximum(high - low, config.scaling.min_range)
-    pixels = np.clip(2 * (scene.patch.pixels - low) / width - 1, *config.scaling.clip)
+    pixels = np.clip(2 * (display(scene.patch.pixels) - low) / width - 1, *config.scaling.clip)
     return np.where(scene.patch.valid, pixels, 0).astype(np.float32)
 
 

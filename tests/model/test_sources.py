@@ -13,13 +13,14 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
 from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.model.augment import IGNORE, Augmentation, coarsen, stripes  # noqa: E402
 from geoslave.model.losses import pooled_logits, segmentation_loss, weak_loss  # noqa: E402
-from geoslave.model.recipe import Loss, TrainConfig, Weak  # noqa: E402
+from geoslave.model.recipe import Loss, TrainConfig, Weak, load_config  # noqa: E402
 from geoslave.model.sampling import draw_batch  # noqa: E402
 from geoslave.model.train import train  # noqa: E402
 from geoslave.model.trainingdata import load_data  # noqa: E402
@@ -27,6 +28,7 @@ from geoslave.model.validation import auc  # noqa: E402
 
 Make = Callable[..., Path]
 CRS = "EPSG:32645"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL: dict[str, Any] = {
     "name": "small",
     "target": "building",
@@ -112,6 +114,17 @@ def test_unsure_outlines_are_not_learned(tiles: Path) -> None:
     scenes = load_data(_config(tiles, {"unsure": str(tiles / "unsure.geojson")})).scenes
     assert (scenes[1].patch.truth[50:58, 20:28] == IGNORE).all()
     assert (scenes[2].patch.truth[50:58, 20:28] == 1).all()
+
+
+def test_sites_that_touch_are_parted_by_a_gap(tiles: Path) -> None:
+    pair = [_square(10, 10, 20), _square(10, 30, 20)]
+    gpd.GeoDataFrame({"class": ["hut", "hut"]}, geometry=pair, crs=CRS).to_file(tiles / "pair.gpkg")
+    changes = {"labels": str(tiles / "pair.gpkg"), "leave_out": ["tile-[12]*"]}
+    (touching,) = load_data(_config(tiles, changes, classes=[])).scenes
+    (parted,) = load_data(_config(tiles, changes, classes=[], gap_m=2)).scenes
+    assert (touching.patch.truth[20, 10:50] == 1).all()
+    assert parted.patch.truth[20, 28:32].tolist() == [1, 0, 0, 1]
+    assert (parted.patch.truth[20, 10:29] == 1).all()
 
 
 def test_masks_say_the_same_as_outlines(tiles: Path) -> None:
@@ -377,3 +390,34 @@ def test_stripes_and_coarser_imagery_keep_what_is_there() -> None:
         assert changed.shape == pixels.shape and not np.array_equal(changed, pixels)
         assert np.corrcoef(changed.ravel(), pixels.ravel())[0, 1] > 0.95
         assert change(pixels, rng, Augmentation()) is pixels
+
+
+RECIPES = [path for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.endswith("-unsure")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_that_ship_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("GEOSLAVE_DATA", "SENTINELKILNDB"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert load_config(path).name == path.stem
+
+
+def test_the_layout_of_sentinelkilndb_is_trained_on_at_once(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chips = sorted((data_dir / "kilns_s2" / "chips").glob("*.tif"))
+    for part, some in (("train", chips[:6]), ("val", chips[12:14])):
+        for folder in ("images", "labels"):
+            (tmp_path / part / folder).mkdir(parents=True)
+        for chip in some:
+            with rasterio.open(chip) as file:
+                Image.fromarray(file.read().transpose(1, 2, 0)).save(tmp_path / part / "images" / f"{chip.stem}.png")
+            label = data_dir / "kilns_s2" / "labels_yolo_obb" / f"{chip.stem}.txt"
+            (tmp_path / part / "labels" / label.name).write_text(label.read_text())
+    monkeypatch.setenv("SENTINELKILNDB", str(tmp_path))
+    data = load_data(load_config(CONFIGS / "kiln-sentinelkilndb.yaml"))
+    assert len(data.scenes) == 6 and len(data.validation.scenes) == 2
+    kilns = gpd.read_file(data_dir / "kilns_s2" / "kilns.geojson").to_crs(32646)
+    for placed in data.validation.scenes:
+        for outline in placed.sites.to_crs(32646).geometry:
+            assert kilns.distance(outline.centroid).min() < 15  # metres: the name rounds the centre

@@ -213,7 +213,20 @@ def _find(
             )
         )
         progress("outlining", band, len(spec.classes))
-    return combine(layers)
+    return _with_interval(combine(layers), spec)
+
+
+def _with_interval(detections: gpd.GeoDataFrame, spec: ModelSpec) -> gpd.GeoDataFrame:
+    """With `confidence_low` and `confidence_high` (95 %) where the model has a calibration."""
+    columns = ("score_mean", "score_max", "area_m2", "length_m", "width_m")
+    mean, top, area, length, width = (detections[name].to_numpy(float) for name in columns)
+    limits = spec.confidence.interval(mean, top, area, length / np.maximum(width, 1e-3))
+    if limits is None:
+        return detections
+    low, high = (limit.round(4) for limit in limits)
+    sure = detections["confidence"]
+    # scores are rounded in the table: the interval still holds its confidence
+    return detections.assign(confidence_low=np.minimum(low, sure), confidence_high=np.maximum(high, sure))
 
 
 def _confidence(spec: ModelSpec) -> Confidence:

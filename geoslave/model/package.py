@@ -108,6 +108,20 @@ class Confidence(_Frozen):
             return before
         return self.calibration.apply(before, score_mean, area_m2, elongation)
 
+    def interval(
+        self,
+        score_mean: NDArray[np.float64],
+        score_max: NDArray[np.float64],
+        area_m2: NDArray[np.float64],
+        elongation: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """95 % limits [n] of the confidence: how far the verdicts leave it open; None without a calibration."""
+        if self.calibration is None:
+            return None
+        return self.calibration.interval(
+            self.before_calibration(score_mean, score_max), score_mean, area_m2, elongation
+        )
+
     def before_calibration(
         self, score_mean: NDArray[np.float64], score_max: NDArray[np.float64]
     ) -> NDArray[np.float64]:

@@ -114,6 +114,9 @@ def test_detections_carry_the_calibrated_confidence_and_where_it_comes_from(
     assert not made["before"]["calibrated"].any() and made["after"]["calibrated"].all()
     assert made["before"]["detection_id"].tolist() == made["after"]["detection_id"].tolist()
     assert (made["after"]["confidence"] < made["before"]["confidence"]).all()
+    low, high = made["after"]["confidence_low"], made["after"]["confidence_high"]
+    assert (low < made["after"]["confidence"]).all() and (made["after"]["confidence"] < high).all()
+    assert "confidence_low" not in made["before"]
     assert json.loads(printed)["n_confident"] == 2, "the operating point moved along"
     spec = open_package(calibrated).spec
     expected = spec.confidence.apply(

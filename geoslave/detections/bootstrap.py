@@ -19,6 +19,10 @@ block). How often the 95 % interval held the truth, lowest to highest of the set
 | 25     | 0.94 to 1.00   | 0.96 to 1.00   | 0.94 to 1.00   | 0.90 to 1.00                 |
 | 100    | 0.94 to 0.97   | 0.93 to 0.98   | 0.93 to 0.96   | 0.90 to 0.96                 |
 
+Average precision (300 draws for each of 3 such settings, shift of confidence by block, never narrower
+than Wilson's interval of a share of the sites): 0.95 to 1.00 with 8 blocks, 0.94 to 1.00 with 25, 0.93
+to 0.98 with 100; without that floor 0.85 to 0.94.
+
 Where fewer than about ten things failed, the intervals are wide rather than wrong.
 """
 
@@ -117,13 +121,14 @@ def ratio(part: Floats, whole: Floats, weight: Weights) -> Figure:
 
 
 def statistic(value: float | None, replicates: Floats, n_blocks: int, n: float | None = None) -> Figure:
-    """Any figure with its replicates. Where these do not vary: Wilson's interval for `n` trials."""
+    """Any figure in [0, 1] with its replicates; never narrower than Wilson's interval of a share of `n` things."""
     if value is None:
         return UNDEFINED
     low, high = _percentiles(replicates, n_blocks)
-    if low is not None and low == high and n:
-        low, high = wilson(round(value * n), n)
-    return Figure(value, low, high)
+    if low is None or high is None or not n:
+        return Figure(value, low, high)
+    least, most = wilson(value * n, n)
+    return Figure(value, max(0.0, min(low, least)), min(1.0, max(high, most)))
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:

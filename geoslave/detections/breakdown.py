@@ -358,4 +358,6 @@ def _auc(score: Floats, positive: Bools, block: Index, n_blocks: int, weight: We
     np.add.at(without, (block[~positive], step[~positive]), 1)
     value = bootstrap.auc(with_site.sum(axis=0)[None], without.sum(axis=0)[None])[0]
     replicates = bootstrap.replicated_auc(with_site, without, weight)
-    return bootstrap.statistic(None if np.isnan(value) else float(value), replicates, n_blocks, float(positive.sum()))
+    # the variance of an AUC is at most that of a share of the rarer kind (Birnbaum and Klose 1957)
+    rarer = float(min(positive.sum(), (~positive).sum()))
+    return bootstrap.statistic(None if np.isnan(value) else float(value), replicates, n_blocks, rarer)

@@ -5,6 +5,7 @@ It joins the rooms and holds no science of its own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -163,8 +164,9 @@ def write(
 ) -> tuple[Path, bool]:
     """Write the new model. Returns its folder, and whether a reliability plot could be drawn for its card."""
     picture = None if outcome is None else _plot(package, outcome)
-    base = package.spec.version.split("+")[0]
-    version = f"{base}+cal{datetime.now(UTC):%Y%m%d}"
+    digest = hashlib.sha256(confidence.model_dump_json().encode()).hexdigest()
+    # two calibrations of one day must not share a model_id
+    version = f"{package.spec.version.split('+')[0]}+cal{datetime.now(UTC):%Y%m%d}.{digest[:6]}"
     return recalibrate(package, folder, confidence, version, picture, overwrite=overwrite), picture is not None
 
 

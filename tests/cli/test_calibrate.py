@@ -131,6 +131,7 @@ def test_detections_carry_the_calibrated_confidence_and_where_it_comes_from(
 
 
 def test_a_second_round_takes_the_first_ones_place_on_the_card(calibrated: Path, run: Run, tmp_path: Path) -> None:
+    first = open_package(calibrated).model_id
     layer = layer_of(calibrated, tmp_path / "again.gpkg", n=40, seed=5)
     verdicts = verdicts_on(layer, tmp_path / "more.csv")
     words = ("--detections", layer, "--verdicts", verdicts, "--out", calibrated, "--overwrite")
@@ -139,6 +140,7 @@ def test_a_second_round_takes_the_first_ones_place_on_the_card(calibrated: Path,
     assert card.count("## Calibration") == 1 and "40 detections of more.csv" in card
     assert "building on: " in card and "300 detections of verdicts.csv" in card
     assert open_package(calibrated).spec.version.count("+cal") == 1
+    assert open_package(calibrated).model_id != first
 
 
 def test_few_verdicts_move_it_but_it_is_not_called_calibrated(model: Path, run: Run, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from geoslave import __version__
 from geoslave.detections.export import combine, merge_overlapping
 from geoslave.detections.measure import to_wgs84
-from geoslave.detections.polygonize import Confidence, polygonize, to_detections
+from geoslave.detections.polygonize import Confidence, SiteObject, polygonize, to_detections
 from geoslave.detections.schema import empty
 from geoslave.errors import EmptyScene, GeoslaveError, SceneError
 from geoslave.files import refuse_existing, scratch_folder
@@ -128,7 +129,7 @@ def detect_scene(
             publish_scores(making, scores, overwrite=overwrite)
         making.unlink()
         return SceneResult(
-            detections=found if area is None else _inside(found, area, scene),
+            detections=found if area is None else inside(found, area, scene.geobox),
             scene_id=scene.scene_id,
             date=request.date or scene.date,
             n_chips=len(cells) - n_empty,
@@ -193,27 +194,38 @@ def _find(
 ) -> gpd.GeoDataFrame:
     """The detections of a scored scene, all classes."""
     spec = package.spec
-    high, low = (max(1, round(t * SCORE_STEPS)) for t in _thresholds(spec, request))
-    taken = request.date or scene.date
+    high, low = stored_thresholds(spec, request)
     layers = []
     progress("outlining", 0, len(spec.classes))
     for band, name in enumerate(spec.classes, start=1):
         objects = polygonize(partial(file.read, band=band), tuple(scene.geobox.shape), low, high)
-        layers.append(
-            to_detections(
-                objects,
-                scene.geobox,
-                target=get_target(spec.target),
-                class_name=name,
-                scene_id=scene.scene_id,
-                model_id=package.model_id,
-                date=None if taken is None else taken.isoformat(),
-                confidence=_confidence(spec),
-                calibrated=spec.confidence.calibrated,
-            )
-        )
+        layers.append(place(objects, scene.geobox, package, name, scene.scene_id, request.date or scene.date))
         progress("outlining", band, len(spec.classes))
-    return _with_interval(combine(layers), spec)
+    return combine(layers)
+
+
+def place(
+    objects: Sequence[SiteObject],
+    geobox: GeoBox,
+    package: ModelPackage,
+    class_name: str,
+    scene_id: str,
+    taken: date | None,
+) -> gpd.GeoDataFrame:
+    """Objects of a scene's score map as detections: those of the size of sites, with the model's confidence."""
+    spec = package.spec
+    found = to_detections(
+        objects,
+        geobox,
+        target=get_target(spec.target),
+        class_name=class_name,
+        scene_id=scene_id,
+        model_id=package.model_id,
+        date=None if taken is None else taken.isoformat(),
+        confidence=_confidence(spec),
+        calibrated=spec.confidence.calibrated,
+    )
+    return _with_interval(found, spec)
 
 
 def _with_interval(detections: gpd.GeoDataFrame, spec: ModelSpec) -> gpd.GeoDataFrame:
@@ -227,6 +239,12 @@ def _with_interval(detections: gpd.GeoDataFrame, spec: ModelSpec) -> gpd.GeoData
     sure = detections["confidence"]
     # scores are rounded in the table: the interval still holds its confidence
     return detections.assign(confidence_low=np.minimum(low, sure), confidence_high=np.maximum(high, sure))
+
+
+def stored_thresholds(spec: ModelSpec, request: Request) -> tuple[int, int]:
+    """(high, low) in force, as stored scores."""
+    high, low = (max(1, round(t * SCORE_STEPS)) for t in _thresholds(spec, request))
+    return high, low
 
 
 def _confidence(spec: ModelSpec) -> Confidence:
@@ -244,9 +262,9 @@ def _thresholds(spec: ModelSpec, request: Request) -> tuple[float, float]:
     return high, min(spec.thresholds.low, high)
 
 
-def _inside(detections: gpd.GeoDataFrame, area: BaseGeometry, scene: Scene) -> gpd.GeoDataFrame:
-    """Detections whose representative point lies in an area given in pixel coordinates."""
-    inverse = ~scene.geobox.affine
+def inside(detections: gpd.GeoDataFrame, area: BaseGeometry, geobox: GeoBox) -> gpd.GeoDataFrame:
+    """Detections on a grid whose representative point lies in an area given in its pixel coordinates."""
+    inverse = ~geobox.affine
     points = detections.representative_point()
     x, y = inverse @ (points.x.to_numpy(), points.y.to_numpy())
     return detections[shapely.contains_xy(area, x, y)]
@@ -317,7 +335,7 @@ def detect_scenes(
         GeoslaveError: if a scene cannot be used, or every scene misses the area of interest.
     """
     request = request or Request()
-    names = _scene_ids(paths)
+    names = scene_ids(paths)
     maps = _score_paths(scores, names, overwrite)
     for path in paths:
         open_scene(path, request.reading(package.spec)).close()
@@ -355,7 +373,7 @@ def _labelled(progress: Progress, label: str) -> Progress:
     return lambda stage, done, total: progress(label + stage, done, total)
 
 
-def _scene_ids(paths: Sequence[str]) -> list[str]:
+def scene_ids(paths: Sequence[str]) -> list[str]:
     """File names without ending; where two are the same, with the name of their folder, else a number."""
     resolved = [str(Path(path).resolve()) if "://" not in path else path for path in paths]
     if len(set(resolved)) < len(resolved):

@@ -73,6 +73,27 @@ def partition(
             )
 
 
+def cells_within(shape: tuple[int, int], core: int, window: Window, halo: int = 0, multiple: int = 1) -> Iterator[Cell]:
+    """The cells of `partition(shape, core, halo, multiple)` whose cores lie in a window, found without the others.
+
+    The window's sides must lie on the lattice of cores or at the grid's edge, as those of a block of
+    several cells do.
+    """
+    rows, cols = shape
+    for i in range(window.row_off // core, -(-(window.row_off + window.height) // core)):
+        top, bottom = i * core, min((i + 1) * core, rows)
+        y, height = _with_halo(top, bottom, rows, halo, multiple)
+        for j in range(window.col_off // core, -(-(window.col_off + window.width) // core)):
+            left, right = j * core, min((j + 1) * core, cols)
+            x, width = _with_halo(left, right, cols, halo, multiple)
+            yield Cell(
+                read=Window(x, y, width, height),
+                core=Window(left, top, right - left, bottom - top),
+                row=i,
+                col=j,
+            )
+
+
 def chip_grid(shape: tuple[int, int], size: int, overlap: int) -> Iterator[Cell]:
     """Cut a grid of `shape` (rows, columns) into chips of one size that overlap their neighbours.
 

@@ -270,10 +270,10 @@ def test_a_blank_scene_among_others_costs_nothing(make_scene: Make, bright_model
 
 
 def test_names_of_scenes_are_unique_and_hold_no_secrets(tmp_path: Path) -> None:
-    from geoslave.detect import _scene_ids
+    from geoslave.detect import scene_ids
 
-    assert _scene_ids(["A/x/s.tif", "B/x/s.tif", "C/y/s.tif", "t.tif"]) == ["x_s_1", "x_s_2", "y_s", "t"]
-    assert _scene_ids(["https://h/a.tif?sig=SECRET&sv=1.0"]) == ["a"]
+    assert scene_ids(["A/x/s.tif", "B/x/s.tif", "C/y/s.tif", "t.tif"]) == ["x_s_1", "x_s_2", "y_s", "t"]
+    assert scene_ids(["https://h/a.tif?sig=SECRET&sv=1.0"]) == ["a"]
     (tmp_path / "real.tif").touch()
     (tmp_path / "nice_20200101.tif").symlink_to(tmp_path / "real.tif")
-    assert _scene_ids([str(tmp_path / "nice_20200101.tif")]) == ["nice_20200101"]
+    assert scene_ids([str(tmp_path / "nice_20200101.tif")]) == ["nice_20200101"]

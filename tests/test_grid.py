@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoslave.grid import chip_grid, partition
+from geoslave.grid import cells_within, chip_grid, partition
 
 SIDES = st.integers(1, 300)
 
@@ -37,6 +37,27 @@ def test_chips_cover_the_grid_and_their_cores_tile_it(rows: int, cols: int, size
         reads[r.row_off : r.row_off + size, r.col_off : r.col_off + size] += 1
         assert r.row_off <= c.row_off and c.row_off + c.height <= r.row_off + size
     assert (cores == 1).all() and (reads >= 1).all()
+
+
+@given(
+    rows=SIDES,
+    cols=SIDES,
+    core=st.integers(1, 60),
+    times=st.integers(1, 4),
+    halo=st.integers(0, 40),
+    multiple=st.sampled_from([1, 16]),
+)
+def test_the_cells_of_all_blocks_are_the_cells_of_the_grid(
+    rows: int, cols: int, core: int, times: int, halo: int, multiple: int
+) -> None:
+    shape = (rows, cols)
+    within = [
+        cell
+        for block in partition(shape, core * times)
+        for cell in cells_within(shape, core, block.core, halo, multiple)
+    ]
+    whole = list(partition(shape, core, halo, multiple))
+    assert sorted(within, key=lambda cell: (cell.row, cell.col)) == whole
 
 
 def test_an_extent_chooses_cells_but_never_moves_them() -> None:

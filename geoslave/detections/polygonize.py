@@ -20,8 +20,9 @@ are not in it. This is the one decomposition that makes a valid polygon of a 4-c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -143,29 +144,48 @@ def join(blocks: Iterable[BlockObjects]) -> list[SiteObject]:
     """Join what the blocks of one raster found, in any order, to its objects, sorted by top, then left."""
     wholes, pieces, runs, high, count = [_NO_PARTS], [_NO_PARTS], [np.zeros((0, 6), np.int32)], 0, 0
     for block in blocks:
-        shifted = block.runs.copy()
-        shifted[:, 5] += np.where(shifted[:, 5] >= 0, count, 0).astype(np.int32)
         wholes.append(block.whole)
         pieces.append(block.pieces)
-        runs.append(shifted)
+        runs.append(_numbered_from(block.runs, count))
         count += len(block.pieces)
         high = block.high
-    joined = _join_pieces(_concatenate(pieces), np.concatenate(runs))
-    found = _concatenate([*wholes, joined])
-    polygons = _trace(found.corners)
-    first = found.corners[np.searchsorted(found.corners[:, 0], np.arange(len(found)))]
-    order = np.lexsort((first[:, 2], first[:, 1]))
-    return [
-        SiteObject(
-            polygons[i],
-            int(found.n_pixels[i]),
-            int(found.score_sum[i]),
-            int(found.score_max[i]),
-            bool(found.truncated[i]),
-        )
-        for i in order
-        if found.score_max[i] >= high
-    ]
+    joined, _ = _join_pieces(_concatenate(pieces), np.concatenate(runs))
+    return _site_objects(_concatenate([*wholes, joined]), high)
+
+
+def join_rows(rows: Iterable[tuple[int, Iterable[BlockObjects]]]) -> Iterator[list[SiteObject]]:
+    """As `join`, row by row of blocks, in memory for two rows: a row gives what is finished with it.
+
+    Args:
+        rows: from the top, (lower edge of the row in pixels, what its blocks found). Where the raster
+            goes on beside a block, there must be a block too: `missing_block` if there are no scores.
+    """
+    carried, carried_runs, high = _NO_PARTS, np.zeros((0, 6), np.int32), 0
+    for bottom, blocks in rows:
+        wholes, pieces, runs, count = [_NO_PARTS], [carried], [carried_runs], len(carried)
+        for block in blocks:
+            wholes.append(block.whole)
+            pieces.append(block.pieces)
+            runs.append(_numbered_from(block.runs, count))
+            count += len(block.pieces)
+            high = max(high, block.high)
+        all_runs = np.concatenate(runs)
+        joined, group = _join_pieces(_concatenate(pieces), all_runs)
+        lower = (all_runs[:, 0] == 0) & (all_runs[:, 1] == bottom) & (all_runs[:, 2] == 0)
+        carried_runs = all_runs[lower]
+        is_piece = carried_runs[:, 5] >= 0
+        unfinished, number = np.unique(group[carried_runs[is_piece, 5]], return_inverse=True)
+        carried_runs[is_piece, 5] = number
+        carried = _select(joined, unfinished)
+        finished = _select(joined, np.setdiff1d(np.arange(len(joined)), unfinished))
+        yield _site_objects(_concatenate([*wholes, finished]), high)
+
+
+def missing_block(core: Window, shape: tuple[int, int]) -> BlockObjects:
+    """A block without scores: what its neighbours found along it counts as cut by missing imagery."""
+    nodata = np.broadcast_to(True, (core.height, core.width))
+    nothing = np.broadcast_to(np.int32(0), nodata.shape)
+    return BlockObjects(_NO_PARTS, _NO_PARTS, _runs(nothing, 0, nodata, core, shape), 0)
 
 
 def polygonize(
@@ -371,10 +391,44 @@ def _corners(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return corners[np.lexsort((corners[:, 2], corners[:, 1], corners[:, 0]))].astype(np.int32)
 
 
-def _join_pieces(pieces: Parts, runs: NDArray[np.int32]) -> Parts:
-    """Join pieces that touch each other across a seam."""
+def _site_objects(found: Parts, high: int) -> list[SiteObject]:
+    """Whole objects that reach `high`, sorted by top, then left."""
+    polygons = _trace(found.corners)
+    first = found.corners[np.searchsorted(found.corners[:, 0], np.arange(len(found)))]
+    order = np.lexsort((first[:, 2], first[:, 1]))
+    return [
+        SiteObject(
+            polygons[i],
+            int(found.n_pixels[i]),
+            int(found.score_sum[i]),
+            int(found.score_max[i]),
+            bool(found.truncated[i]),
+        )
+        for i in order
+        if found.score_max[i] >= high
+    ]
+
+
+def _numbered_from(runs: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """Runs whose pieces follow `count` others."""
+    shifted = runs.copy()
+    shifted[:, 5] += np.where(shifted[:, 5] >= 0, count, 0).astype(np.int32)
+    return shifted
+
+
+def _select(parts: Parts, which: NDArray[np.integer[Any]]) -> Parts:
+    """Some parts (ascending), numbered from 0."""
+    number = np.full(len(parts), -1, np.int32)
+    number[which] = np.arange(len(which), dtype=np.int32)
+    corners = parts.corners[number[parts.corners[:, 0]] >= 0]
+    corners[:, 0] = number[corners[:, 0]]
+    return Parts(parts.n_pixels[which], parts.score_sum[which], parts.score_max[which], parts.truncated[which], corners)
+
+
+def _join_pieces(pieces: Parts, runs: NDArray[np.int32]) -> tuple[Parts, NDArray[np.integer[Any]]]:
+    """Join pieces that touch each other across a seam: the joined parts, and of which one each piece is."""
     if not len(pieces):
-        return _NO_PARTS
+        return _NO_PARTS, np.zeros(0, np.int32)
     before, behind = _facing(runs)
     n = len(pieces)
     both = (before >= 0) & (behind >= 0)
@@ -391,7 +445,7 @@ def _join_pieces(pieces: Parts, runs: NDArray[np.int32]) -> Parts:
     np.logical_or.at(cut, group, truncated)
     corners = pieces.corners.copy()
     corners[:, 0] = group[corners[:, 0]]
-    return Parts(n_pixels, score_sum, score_max, cut, _sum_turns(corners))
+    return Parts(n_pixels, score_sum, score_max, cut, _sum_turns(corners)), group
 
 
 def _facing(runs: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,7 +21,15 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from geoslave.detections import schema
-from geoslave.detections.polygonize import SiteObject, join, label_block, polygonize, to_detections
+from geoslave.detections.polygonize import (
+    SiteObject,
+    join,
+    join_rows,
+    label_block,
+    missing_block,
+    polygonize,
+    to_detections,
+)
 from geoslave.errors import GeoslaveError
 from geoslave.grid import partition
 from geoslave.targets import get_target
@@ -53,6 +61,39 @@ def grid(rows: list[str]) -> NDArray[np.uint8]:
     """'#' a high score, '+' a low one, 'x' missing imagery."""
     code = {"#": 200, "+": 100, "x": 255, ".": 0}
     return np.array([[code[c] for c in row] for row in rows], np.uint8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(scores, crowded), st.integers(1, 20))
+def test_joined_row_by_row_it_is_the_same(values: NDArray[np.uint8], block: int) -> None:
+    rows: dict[int, list[Any]] = {}
+    for cell in partition(values.shape, block):
+        core = cell.core
+        rows.setdefault(core.row_off + core.height, []).append(
+            label_block(reader(values)(core), core, values.shape, LOW, HIGH)
+        )
+    objects = [site for finished in join_rows(rows.items()) for site in finished]
+    assert sorted(as_bytes(objects)) == sorted(as_bytes(found(values)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(crowded, st.integers(2, 9), st.integers(0, 10))
+def test_a_block_without_scores_is_missing_imagery(values: NDArray[np.uint8], block: int, lost: int) -> None:
+    cells = list(partition(values.shape, block))
+    lost %= len(cells)
+    rows: dict[int, list[Any]] = {}
+    for n, cell in enumerate(cells):
+        core = cell.core
+        here = (
+            missing_block(core, values.shape)
+            if n == lost
+            else label_block(reader(values)(core), core, values.shape, LOW, HIGH)
+        )
+        rows.setdefault(core.row_off + core.height, []).append(here)
+    core = cells[lost].core
+    values[core.row_off : core.row_off + core.height, core.col_off : core.col_off + core.width] = 255
+    objects = [site for finished in join_rows(rows.items()) for site in finished]
+    assert sorted(as_bytes(objects)) == sorted(as_bytes(found(values)))
 
 
 @settings(max_examples=150, deadline=None)

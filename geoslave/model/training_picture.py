@@ -21,7 +21,7 @@ from geoslave.model.recipe import TrainConfig
 from geoslave.model.sampling import chip_scene
 from geoslave.model.train import TrainResult
 from geoslave.model.trainingdata import TrainScene
-from geoslave.model.validation import logits_of, scaled_whole
+from geoslave.model.validation import logits_of, scaled_whole, watched
 
 TRUTH, FOUND, INK, FAINT = "#19d3ff", "#ff3db8", "#22303c", "#8895a1"
 _SERIES = {"f1": ("F1, by object", "#c2410c"), "average_precision": ("average precision", "#0f766e"),
@@ -108,12 +108,14 @@ def _draw_looks(ax: Any, result: TrainResult) -> None:
         left = best_step > len(result.losses) / 2
         ax.annotate("kept ", (best_step, 0.02), xytext=(-4 if left else 4, 0), textcoords="offset points",
                     color=FAINT, ha="right" if left else "left")  # fmt: skip
-    ax.set(title="On what was put aside", xlabel="step", xlim=(0, len(result.losses)), ylim=(0, 1.02))
+    ax.set(title="On what was put aside", xlabel="step", xlim=(0, len(result.losses)), ylim=(0, 1.08))
     ax.legend(frameon=False, loc="best")
 
 
 def _headline(result: TrainResult) -> str:
-    best = "" if result.best is None else f", best figure {result.best:.3f}"
+    best = ""
+    if result.best is not None:
+        best = f", best {_SERIES[watched(result.config, result.data.validation)][0]}: {result.best:.3f}"
     return f"{result.config.name}: {len(result.losses):,} steps in {result.seconds / 60:.1f} minutes{best}"
 
 
@@ -223,5 +225,5 @@ def _picture(pixels: Floats | NDArray[np.uint8], scene: TrainScene, config: Trai
     """Red, green and blue (else the first band) [y, x, 3], stretched with the scene's statistics."""
     names = list(config.bands)
     bands = [names.index(c) for c in ("red", "green", "blue")] if {"red", "green", "blue"} <= set(names) else [0, 0, 0]
-    low, high = np.percentile(scene.sample[bands], (1, 99.5), axis=1)[:, :, None, None]
-    return np.clip((display(pixels[bands]) - low) / np.maximum(high - low, 0.15), 0, 1).transpose(1, 2, 0)
+    low, high = np.percentile(scene.sample[bands], (1, 99.5))  # of all bands together: colours stay
+    return np.clip((display(pixels[bands]) - low) / max(float(high - low), 0.15), 0, 1).transpose(1, 2, 0)

@@ -61,7 +61,7 @@ class LabelledScenes(_Frozen):
     certainty: float = 0
     """Labels less certain than this are not learned, nor is what lies there."""
     unsure: Place | None = None
-    """Places with which nothing is learned: outlines in a file, or a list by scene (see `trainingdata.read_unsure`)."""
+    """Places with which nothing is learned: outlines in a file, or a list by scene (see `outlines.read_unsure`)."""
     region_column: str | None = None
     held_out: tuple[str, ...] = ()
     """Regions whose scenes are not trained on."""

@@ -3,7 +3,7 @@
     load data -> draw a batch -> loss -> step -> average -> now and then look at what was put aside
                                                          -> now and then write a checkpoint
 
-The recipe is in `recipe`, the data in `trainingdata`, drawing in `sampling`, the loss in `losses`, what
+The recipe is in `recipe`, the data in `trainingdata`, drawing in `sampling` and `drawing`, the loss in `losses`, what
 is put aside in `validation`, what survives a crash in `checkpoint`.
 """
 
@@ -27,11 +27,12 @@ from geoslave.model import checkpoint as checkpoints
 from geoslave.model.augment import narrowest
 from geoslave.model.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from geoslave.model.chip_pools import ChipPool, even_weights
+from geoslave.model.drawing import drawn_ahead
 from geoslave.model.losses import batch_loss
 from geoslave.model.network import GridNetwork, build_network, recentre, take_weights
 from geoslave.model.package import open_package
 from geoslave.model.recipe import TrainConfig
-from geoslave.model.sampling import Batch, drawn_ahead
+from geoslave.model.sampling import Batch
 from geoslave.model.training_log import training_log
 from geoslave.model.trainingdata import TrainingData, load_data
 from geoslave.model.validation import logits_of, validate, watched

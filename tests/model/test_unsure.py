@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from geoslave.errors import LabelError
-from geoslave.model.trainingdata import read_unsure, scene_key
+from geoslave.model.outlines import read_unsure, scene_key
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -134,7 +134,7 @@ def detect_scene(
             date=request.date or scene.date,
             n_chips=len(cells) - n_empty,
             n_empty=n_empty,
-            footprint=_footprint(scene),
+            footprint=scene_footprint(scene),
             notes=_notes(scene, spec),
         )
 
@@ -278,7 +278,7 @@ def _nothing(scene: Scene, request: Request, *, why: str, outside: bool) -> Scen
         date=request.date or scene.date,
         n_chips=0,
         n_empty=0,
-        footprint=_footprint(scene),
+        footprint=scene_footprint(scene),
         notes=(f"{scene.scene_id} {why}: nothing was looked at",),
         outside=outside,
     )
@@ -291,7 +291,8 @@ def _blank(path: str, scene_id: str, package: ModelPackage, request: Request) ->
         return _nothing(scene, request, why="holds no valid pixel", outside=False)
 
 
-def _footprint(scene: Scene) -> BaseGeometry:
+def scene_footprint(scene: Scene) -> BaseGeometry:
+    """Where a scene lies, in longitude and latitude; in two parts across the antimeridian."""
     rows, cols = scene.geobox.shape
     outline = shapely.segmentize(shapely.box(0, 0, cols, rows), max(rows, cols) / 16)
     placed = shapely.transform(outline, lambda xy: np.column_stack(scene.geobox.affine @ (xy[:, 0], xy[:, 1])))

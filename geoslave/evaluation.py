@@ -19,7 +19,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoslave import charts
-from geoslave.detect import Request, SceneResult, detect_scenes
+from geoslave.detect import Request, SceneResult, detect_scenes, scene_footprint
 from geoslave.detections import pixels
 from geoslave.detections.assess import (
     FALSE_ALARM,
@@ -418,8 +418,7 @@ def _boxes(scenes: Sequence[SceneOnDisk], reading: Reading) -> gpd.GeoSeries:
     with gdal_environment():
         for scene in scenes:
             with open_scene(scene.path, reading) as file:
-                box = gpd.GeoSeries([file.geobox.extent.geom], crs=file.geobox.crs.to_wkt())
-            boxes.append(box.to_crs(4326).iloc[0])
+                boxes.append(scene_footprint(file))
     return gpd.GeoSeries(boxes, crs=4326)
 
 

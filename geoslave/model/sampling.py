@@ -172,8 +172,10 @@ def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = No
     sample = pixels.reshape(len(pixels), -1)
     if rng is not None and rng.random() < 0.5:
         sample = np.concatenate([sample[:, ::3], _of_group(pool, chosen, rng)], axis=1)
-    valid = (pixels > 0).any(axis=0)
-    truth = np.zeros(valid.shape, np.uint8)
+    # black may be water or missing imagery: chips do not tell, so both are seen in training
+    shape = pixels.shape[1:]
+    valid = (pixels > 0).any(axis=0) if rng is not None and rng.random() < 0.5 else np.ones(shape, bool)
+    truth = np.zeros(shape, np.uint8)
     return TrainScene(Patch(pixels, truth, valid), sample, *_NO_SITES, stretched=False)
 
 

@@ -115,7 +115,8 @@ def train(
                 if state.stopped:
                     break
                 if step in mine_at and data.backgrounds is not None:
-                    state.weight = _mined(state.average, data.backgrounds, step, config, device)
+                    with _memory_suffices(config, step):
+                        state.weight = _mined(state.average, data.backgrounds, step, config, device)
                     draw.reweigh(state.weight)
                 rate = config.learning_rate * _schedule(step, config)
                 with _memory_suffices(config, step):
@@ -126,7 +127,8 @@ def train(
                 state.losses.append(figures["loss"])
                 seen: dict[str, float | None] = {}
                 if _time_to_look(state.step, data, config):
-                    seen = _look(state, data, config, device, tell)
+                    with _memory_suffices(config, step):
+                        seen = _look(state, data, config, device, tell)
                 log.write(state.step, {**figures, **seen, "learning_rate": rate, "seconds": state.seconds})
                 if folder is not None and _time_to_save(state, config):
                     save_checkpoint(folder / checkpoints.NAME, state, config.digest())

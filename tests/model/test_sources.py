@@ -24,7 +24,7 @@ from geoslave.model.recipe import Loss, TrainConfig, Weak, load_config  # noqa: 
 from geoslave.model.sampling import draw_batch  # noqa: E402
 from geoslave.model.train import train  # noqa: E402
 from geoslave.model.trainingdata import load_data  # noqa: E402
-from geoslave.model.validation import auc  # noqa: E402
+from geoslave.model.validation import Figures, auc  # noqa: E402
 
 Make = Callable[..., Path]
 CRS = "EPSG:32645"
@@ -272,6 +272,18 @@ def test_weak_labels_alone_teach_where_the_site_is(weak: dict[str, Any]) -> None
     config = _weak_config(weak, steps=80, batch=12, validation={"groups": ["d"], "every": 80, "patience": 0})
     result = train(config)
     assert result.best is not None and result.best > 0.9
+
+
+def test_training_stops_when_nothing_gets_better_and_keeps_the_best(
+    weak: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _weak_config(weak, steps=20, validation={"groups": ["d"], "every": 1, "patience": 2})
+    figures = iter([0.6, 0.9, 0.7, 0.8, 0.95])
+    monkeypatch.setattr("geoslave.model.train.validate", lambda *_: Figures(auc=next(figures)))
+    told: list[str] = []
+    result = train(config, tell=told.append)
+    assert len(result.losses) == 4 and result.best == 0.9
+    assert "stopped after step 4" in told[-1]
 
 
 @pytest.mark.parametrize("pooling", ["top", "lse", "power"])

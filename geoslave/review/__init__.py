@@ -1,0 +1,1 @@
+"""People look at what the model flagged: tasks, votes, verdicts."""

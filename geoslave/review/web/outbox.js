@@ -1,0 +1,83 @@
+// Votes wait here until the server has them. One entry of localStorage for each, so that tabs never overwrite
+// one another; each vote has a key of its own, by which the server counts it once however often it is sent.
+
+import { post } from "./api.js";
+
+const PREFIX = "geoslave.vote.";
+const LONGEST_WAIT = 30000;
+
+export class Outbox {
+  constructor(reviewer, { onChange, onRefused }) {
+    this.prefix = `${PREFIX}${reviewer}.`;
+    this.onChange = onChange;
+    this.onRefused = onRefused;
+    this.sent = new Map(); // key of a vote -> its id on the server
+    this.wait = 1000;
+    this.running = null;
+    this.timer = null;
+    this.offline = false;
+    window.addEventListener("online", () => this.flush());
+    window.addEventListener("storage", () => this.onChange());
+  }
+
+  add(vote) {
+    localStorage.setItem(this.prefix + vote.key, JSON.stringify(vote));
+    this.onChange();
+    this.flush();
+  }
+
+  waiting() {
+    const votes = [];
+    for (let n = 0; n < localStorage.length; n += 1) {
+      const name = localStorage.key(n);
+      if (name.startsWith(this.prefix)) votes.push(JSON.parse(localStorage.getItem(name)));
+    }
+    return votes.sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
+  }
+
+  // Takes back a vote that the server has never been sent; false if it may have it.
+  takeBack(key) {
+    const vote = this.waiting().find((held) => held.key === key);
+    if (!vote || vote.tried) return false;
+    this.remove(key);
+    return true;
+  }
+
+  remove(key) {
+    localStorage.removeItem(this.prefix + key);
+    this.onChange();
+  }
+
+  flush() {
+    clearTimeout(this.timer);
+    this.running ??= this.#send().finally(() => {
+      this.running = null;
+      this.onChange();
+    });
+    return this.running;
+  }
+
+  async #send() {
+    for (let vote = this.waiting()[0]; vote; vote = this.waiting()[0]) {
+      const { tried, ...body } = vote;
+      localStorage.setItem(this.prefix + vote.key, JSON.stringify({ ...vote, tried: true }));
+      try {
+        const receipt = await post("/api/votes", body);
+        this.sent.set(vote.key, receipt.vote_id);
+        this.remove(vote.key);
+        this.wait = 1000;
+        this.offline = false;
+      } catch (error) {
+        // cut off, busy, or signed out: it stays and is sent again; refused: it will never be taken
+        if (!error.status || error.status >= 500 || [401, 408, 429].includes(error.status)) {
+          this.offline = error.status !== 401;
+          this.timer = setTimeout(() => this.flush(), error.retryAfter * 1000 || this.wait);
+          this.wait = Math.min(this.wait * 2, LONGEST_WAIT);
+          return;
+        }
+        this.remove(vote.key);
+        this.onRefused(vote, error);
+      }
+    }
+  }
+}

@@ -31,6 +31,10 @@ class OutputError(GeoslaveError):
     """A result cannot be written."""
 
 
+class EstimateError(GeoslaveError):
+    """Tables do not allow an estimate: they contradict each other, or lack what it rests on."""
+
+
 class MissingExtra(GeoslaveError):
     """Something needs an optional part of geoslave that is not installed."""
 

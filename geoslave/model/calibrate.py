@@ -35,6 +35,8 @@ from geoslave.detections.reliability import Reliability, reliability, wilson
 
 FEATURES = ("confidence", "score_mean", "area", "elongation")
 """Logit of the present confidence, logit of the mean score, log of area / the preset's, log of length / width."""
+SHAPE_FEWEST_OF_EACH = 15
+"""Verdicts of either kind below which size and shape are left out: three numbers more are not learned from fewer."""
 ISOTONIC_FEWEST = 200
 """Fewer verdicts make steps that no other region repeats."""
 ISOTONIC_FEWEST_OF_EACH = 30
@@ -371,8 +373,13 @@ def _choose(samples: Samples, present: Calibration) -> Method:
 
 def _candidates(samples: Samples) -> list[Method]:
     yes = float(samples.hit.sum())
-    enough = len(samples) >= ISOTONIC_FEWEST and min(yes, len(samples) - yes) >= ISOTONIC_FEWEST_OF_EACH
-    return ["logistic", "logistic with shape", *(["isotonic"] if enough else [])]  # type: ignore[list-item]
+    fewer = min(yes, len(samples) - yes)
+    candidates: list[Method] = ["logistic"]
+    if fewer >= SHAPE_FEWEST_OF_EACH:
+        candidates.append("logistic with shape")
+    if len(samples) >= ISOTONIC_FEWEST and fewer >= ISOTONIC_FEWEST_OF_EACH:
+        candidates.append("isotonic")
+    return candidates
 
 
 def _fold_losses(method: Method, samples: Samples, present: Calibration, folds: Sequence[Index]) -> Floats:

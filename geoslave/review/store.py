@@ -337,8 +337,13 @@ class Store:
         """The first candidate that is still open; the list is looked up some at a time."""
         for fresh in (False, True):
             for task_id in self._candidates(db, reviewer_id, pool, moment, fresh):
-                if task_id not in active and self._open_for(db, task_id, reviewer_id, moment):
+                if task_id in active:
+                    continue
+                attempt = db.begin_nested()
+                if self._open_for(db, task_id, reviewer_id, moment):
+                    attempt.commit()
                     return task_id
+                attempt.rollback()  # lets the row's lock go: holding several, two reviewers could wait for each other
         return None
 
     def _candidates(self, db: Connection, reviewer_id: str, pool: Pool, moment: float, fresh: bool) -> Iterator[str]:

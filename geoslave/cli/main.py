@@ -24,7 +24,9 @@ COMMANDS = {
     "train": "Train a model from a configuration file.",
     "detect": "Find sites in scenes and write them as a layer.",
     "evaluate": "Measure a model against labelled sites.",
+    "estimate": "Count sites with intervals: designs, totals, accuracy, comparisons.",
     "calibrate": "Make a model's confidence a probability.",
+    "region": "Find sites in a whole region: many scenes, resumed where it stopped.",
     "export": "Convert a layer of detections, filtered by confidence.",
     "models": "List the models, show their cards, take in others', check them.",
 }

@@ -1,0 +1,1 @@
+"""Region jobs: many scenes, many blocks, resumed where they stopped."""

@@ -1,0 +1,190 @@
+"""region.yaml: what a region job is asked to do, checked with line numbers and suggestions."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from geoslave.errors import GeoslaveError
+from geoslave.targets import TARGETS
+
+Composite = Literal["single", "latest", "least_cloudy", "median"]
+
+_NOT_OF_THE_RESULT = {"workers", "threads", "attempts", "timeout_s"}
+"""Settings that change how fast a job is, not what it finds."""
+
+
+class ConfigError(GeoslaveError):
+    """region.yaml asks for something that cannot be."""
+
+
+class RegionConfig(BaseModel):
+    """The settings of a region job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="geoslave region")
+
+    target: str = Field(description="The kind of site to look for: a preset of geoslave (brick_kiln, mine, ...).")
+    model: str = Field(description="A model's name (geoslave models list) or folder.")
+    aoi: str | None = Field(
+        default="aoi.geojson", description="Polygons; only sites inside are reported. null: all of the scenes."
+    )
+    scenes: tuple[str, ...] = Field(
+        default=(),
+        description="Rasters, VRTs, addresses, folders or patterns (*.tif). Empty: the STAC items in scenes/.",
+    )
+    composite: Composite = Field(
+        default="single",
+        description="single: each scene on its own grid. Else scenes are brought to one grid per UTM zone and made "
+        "one: by the latest, the least cloudy, or the cloud-masked median of all.",
+    )
+    bands: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="Band numbers by name, where scenes do not tell: {red: 3, green: 2, blue: 1}."
+    )
+    crs: str | None = Field(default=None, description="CRS of scenes that declare none, e.g. EPSG:32645.")
+    nodata: float | Literal["none"] | None = Field(
+        default=None, description="Value that means nodata, or none. null: what the scenes say."
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, le=1, description="Score that makes a detection. null: the model's."
+    )
+    date: datetime.date | None = Field(
+        default=None, description="When the scenes were taken. null: what the scenes say."
+    )
+    block: int = Field(
+        default=2816,
+        ge=16,
+        le=16384,
+        description="Side of a block in pixels: a piece of work that is done, or lost and done again, as one. "
+        "Rounded up to whole chips of the model.",
+    )
+    keep_scores: bool = Field(
+        default=True, description="Keep the score map of each block (about 2 % of the imagery's size)."
+    )
+    backend: Literal["auto", "onnx", "torch"] = Field(default="auto", description="What runs the network.")
+    workers: int | None = Field(default=None, ge=1, description="Processes. null: one per core.")
+    threads: int | None = Field(default=None, ge=1, description="Threads per process. null: cores / workers.")
+    attempts: int = Field(default=3, ge=1, le=20, description="How often a failing block is tried.")
+    timeout_s: float = Field(default=3600, gt=0, description="A block that takes longer is stopped and tried again.")
+
+    @field_validator("target")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in TARGETS:
+            raise ValueError(f"'{value}' is no target{suggestion(value, list(TARGETS))}")
+        return value
+
+    def of_the_result(self) -> dict[str, Any]:
+        """The settings that the result depends on, as plain values."""
+        return self.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT)
+
+
+def read_config(path: Path) -> RegionConfig:
+    """Read a region.yaml.
+
+    Raises:
+        ConfigError: that names the line, what is wrong with it, and what may have been meant.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): make it with  geoslave region init") from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}: mend the YAML") from error
+    if not isinstance(content, dict) or not isinstance(tree, yaml.MappingNode):
+        raise ConfigError(f"{path}: holds no settings: make it again with  geoslave region init")
+    _refuse_twice(path, tree)
+    try:
+        return RegionConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_told(path, tree, problem) for problem in error.errors())) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of region.yaml, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RegionConfig.model_json_schema()}
+
+
+def template(target: str, model: str, scenes: Sequence[str] = (), aoi: str | None = "aoi.geojson") -> str:
+    """A region.yaml with every setting explained; what may stay as it is is commented out."""
+    given = {"target": target, "model": model, "aoi": aoi, "scenes": list(scenes), "composite": "single"}
+    lines = [
+        "# A region job of geoslave. Settings with a # before them have the value shown.",
+        "# yaml-language-server: $schema=region.schema.json",
+        "",
+    ]
+    for name, field in RegionConfig.model_fields.items():
+        lines += [f"# {line}" for line in _wrapped(field.description or "")]
+        value = given.get(name, field.default)
+        text = f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        lines += [text if name in given else f"# {text}", ""]
+    return "\n".join(lines)
+
+
+def suggestion(wrong: str, known: Sequence[str]) -> str:
+    """': did you mean ...?' if something known is written alike, else a list."""
+    near = difflib.get_close_matches(wrong, known, 1, 0.5)
+    return f": did you mean '{near[0]}'?" if near else f": use one of {', '.join(known)}"
+
+
+def _told(path: Path, tree: yaml.MappingNode, problem: Any) -> str:
+    """One problem that pydantic found, as a line for people."""
+    where = tuple(problem["loc"])
+    setting = str(where[0]) if where else ""
+    line = _line(tree, where)
+    place = f"{path}, line {line}" if line else str(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: '{setting}' is no setting{suggestion(setting, list(RegionConfig.model_fields))}"
+    if problem["type"] == "missing":
+        return f"{path}: '{setting}' is missing: add a line  {setting}: ..."
+    if problem["type"] == "literal_error":
+        choices = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{place}: {setting}: '{problem['input']}' is not known{suggestion(str(problem['input']), choices)}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {setting}: {said[:1].lower() + said[1:]}" + (
+        "" if said.endswith("?") else f" (it says {json.dumps(problem['input'], default=str)})"
+    )
+
+
+def _line(tree: yaml.Node, where: Sequence[Any]) -> int | None:
+    """Line (from 1) of the deepest node on the way to a setting."""
+    line = None
+    for part in where:
+        if isinstance(tree, yaml.MappingNode):
+            found = next(((key, value) for key, value in tree.value if key.value == str(part)), None)
+            if found is None:
+                break
+            line, tree = found[0].start_mark.line + 1, found[1]
+        elif isinstance(tree, yaml.SequenceNode) and isinstance(part, int) and part < len(tree.value):
+            tree = tree.value[part]
+            line = tree.start_mark.line + 1
+    return line
+
+
+def _refuse_twice(path: Path, tree: yaml.MappingNode) -> None:
+    """YAML would silently take the last of two."""
+    seen: dict[str, int] = {}
+    for key, _ in tree.value:
+        line = key.start_mark.line + 1
+        if key.value in seen:
+            raise ConfigError(
+                f"{path}, line {line}: '{key.value}' is set in line {seen[key.value]} already: keep one of them"
+            )
+        seen[key.value] = line
+
+
+def _wrapped(text: str, width: int = 100) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)

@@ -1,0 +1,423 @@
+"""The grids of a region: each scene on its own, or one per UTM zone; and the blocks to look at on each.
+
+What a scene is like (place, scaling, which of its blocks matter) is found out once, by a task, and
+kept in `grids/<grid>.json`. Files are stamped (size and time, or ETag), so that one that is replaced
+while a run goes on is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date as Day
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
+from shapely.geometry.base import BaseGeometry
+
+from geoslave.detect import scene_ids
+from geoslave.errors import EmptyScene, GeoslaveError, MissingExtra, SceneError
+from geoslave.grid import Cell, cells_within, partition
+from geoslave.imagery.aoi import aoi_on, choose_cells, touches
+from geoslave.imagery.geotiff import Reading, gdal_environment, open_scene, shown_path
+from geoslave.model.package import ModelSpec
+from geoslave.region.config import RegionConfig
+from geoslave.region.layout import RegionFolder, sha256
+from geoslave.targets import get_target
+
+RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
+_ADDRESS_TIMEOUT_S = 30
+
+
+class ReplacedScene(SceneError):
+    """A file is not the one that the run began with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One grid's imagery, before anybody has looked at it."""
+
+    name: str
+    """Of the grid; fits a file system."""
+    path: str | None
+    """A scene that is read on its own grid."""
+    items: tuple[str, ...]
+    """Else: ids of the STAC items that are brought to one grid."""
+    geobox: tuple[tuple[int, int], tuple[float, ...], str] | None
+    """Of that grid: shape, affine (6), CRS."""
+    stamp: str
+    """Changes when the imagery does."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "path": self.path,
+            "items": list(self.items),
+            "geobox": None if self.geobox is None else [list(self.geobox[0]), list(self.geobox[1]), self.geobox[2]],
+            "stamp": self.stamp,
+        }
+
+    @staticmethod
+    def from_dict(told: dict[str, Any]) -> Input:
+        box = told["geobox"]
+        geobox = None if box is None else ((box[0][0], box[0][1]), tuple(box[1]), box[2])
+        return Input(told["name"], told["path"], tuple(told["items"]), geobox, told["stamp"])
+
+
+@dataclass(frozen=True, slots=True)
+class GridRecord:
+    """What was found out about a grid."""
+
+    name: str
+    status: str
+    """'ok', 'outside' (the area of interest misses it) or 'empty' (no valid pixel)."""
+    shape: tuple[int, int]
+    transform: tuple[float, ...]
+    crs: str
+    scene_id: str
+    date: str | None
+    factor: tuple[float, ...]
+    summand: tuple[float, ...]
+    """scaled = stored * factor + summand, per band."""
+    block_px: int
+    blocks: tuple[tuple[int, int], ...]
+    """(row, column) of the blocks to look at."""
+    notes: tuple[str, ...]
+    stamps: dict[str, str]
+    """Of every file the grid is made of."""
+
+    @property
+    def geobox(self) -> GeoBox:
+        return GeoBox(self.shape, Affine(*self.transform), self.crs)
+
+    @property
+    def coefficients(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.array(self.factor, np.float32), np.array(self.summand, np.float32)
+
+    @property
+    def taken(self) -> Day | None:
+        return None if self.date is None else Day.fromisoformat(self.date)
+
+    def block(self, row: int, col: int) -> Cell:
+        """A block as a cell."""
+        return block_at(self.shape, self.block_px, row, col)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @staticmethod
+    def from_dict(told: dict[str, Any]) -> GridRecord:
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) and key != "blocks" else value for key, value in told.items()
+        }
+        fields["blocks"] = tuple((row, col) for row, col in told["blocks"])
+        return GridRecord(**fields)
+
+
+def block_at(shape: tuple[int, int], block_px: int, row: int, col: int) -> Cell:
+    """The block at a position of `partition(shape, block_px)`."""
+    window = rasterio.windows.Window(
+        col * block_px,
+        row * block_px,
+        min(block_px, shape[1] - col * block_px),
+        min(block_px, shape[0] - row * block_px),
+    )
+    return next(cells_within(shape, block_px, window))
+
+
+def block_side(config: RegionConfig, spec: ModelSpec) -> int:
+    """Side of a block in pixels: whole chips."""
+    return -(-config.block // spec.tile) * spec.tile
+
+
+def reading(config: RegionConfig, spec: ModelSpec) -> Reading:
+    """How scenes are read."""
+    nodata = None if config.nodata == "none" else config.nodata
+    return Reading(spec.bands, config.bands or None, spec.gsd_m, config.crs, nodata, config.nodata == "none")
+
+
+def find_inputs(
+    region: RegionFolder, config: RegionConfig, spec: ModelSpec, aoi: gpd.GeoSeries | None
+) -> tuple[Input, ...]:
+    """The grids of a region.
+
+    Raises:
+        GeoslaveError: if there is no scene, or one is named that is not there.
+    """
+    if config.scenes and config.composite == "single":
+        return _scene_inputs(list_scenes(region, config.scenes))
+    items = _items(region, config)
+    if not items:
+        raise GeoslaveError(
+            f"region {region.name} has no scenes: name them in {region.config} (scenes: ...), "
+            f"or find some with  geoslave region scenes {region.name} ..."
+        )
+    return tuple(_item_inputs(items, config, spec, aoi))
+
+
+def list_scenes(region: RegionFolder, named: Sequence[str]) -> list[str]:
+    """The rasters that `scenes:` names: files, addresses, folders, patterns; relative ones from the region's folder.
+
+    Raises:
+        GeoslaveError: if something named is not there.
+    """
+    found: list[str] = []
+    for name in named:
+        if "://" in name or name.startswith("/vsi"):
+            found.append(name)
+            continue
+        path = region.path / name if not Path(name).is_absolute() else Path(name)
+        if path.is_dir():
+            inside = [str(file) for file in path.rglob("*") if file.suffix.lower() in RASTERS]
+        elif any(sign in name for sign in "*?["):
+            base = Path(path.anchor)
+            inside = [str(file) for file in base.glob(str(path.relative_to(base)))]
+        else:
+            inside = [str(path)] if path.exists() else []
+        if not inside:
+            raise GeoslaveError(f"{region.config}: scenes: {name} names no raster that is there: mend it")
+        found += sorted(inside)
+    return list(dict.fromkeys(found))
+
+
+def measure(
+    given: Input, config: RegionConfig, spec: ModelSpec, aoi: gpd.GeoSeries | None, items: Path | None = None
+) -> GridRecord:
+    """Find out what a grid is like.
+
+    Raises:
+        SceneError: if its imagery cannot be used with the model, or was replaced since the run began.
+    """
+    with gdal_environment(), open_input(given, config, spec, items) as source:
+        geobox = source.geobox
+        taken = config.date or source.date
+        status, cells, factor, summand = _look(source, config, spec, aoi)
+        side = block_side(config, spec)
+        notes = _notes(source, status, spec)
+        return GridRecord(
+            name=given.name,
+            status=status,
+            shape=(int(geobox.shape[0]), int(geobox.shape[1])),
+            transform=tuple(geobox.affine)[:6],
+            crs=str(geobox.crs),
+            scene_id=str(source.scene_id),
+            date=None if taken is None else taken.isoformat(),
+            factor=tuple(float(value) for value in factor),
+            summand=tuple(float(value) for value in summand),
+            block_px=side,
+            blocks=tuple((cell.row, cell.col) for cell in cells),
+            notes=notes,
+            stamps=_stamps(given),
+        )
+
+
+def open_input(given: Input, config: RegionConfig, spec: ModelSpec, items: Path | None) -> Any:
+    """A grid's imagery as an open source (a context manager) with `.scene_id`, `.date` and `.scaling()`."""
+    how = reading(config, spec)
+    if given.path is not None:
+        scene = open_scene(given.path, how)
+        scene.scene_id = given.name
+        return scene
+    from geoslave.imagery.catalog import load_items
+    from geoslave.imagery.composite import open_composite
+
+    assert given.geobox is not None and items is not None
+    shape, affine, crs = given.geobox
+    chosen = [item for item in load_items(items) if item.id in given.items]
+    return open_composite(chosen, GeoBox(shape, Affine(*affine), crs), how, config.composite)
+
+
+def area_on(aoi: gpd.GeoSeries | None, geobox: GeoBox) -> BaseGeometry | None:
+    """The area of interest in a grid's pixel coordinates."""
+    return None if aoi is None else aoi_on(aoi, geobox)
+
+
+def chips(record: GridRecord, block: Cell, spec: ModelSpec, area: BaseGeometry | None) -> list[Cell]:
+    """The chips of a block that are looked at: the same as for the whole scene."""
+    cells: Iterable[Cell] = cells_within(record.shape, spec.tile, block.core, spec.halo, spec.stride)
+    if area is not None:
+        cells = choose_cells(cells, area, record.geobox, get_target(spec.target).length_m[1])
+    return list(cells)
+
+
+def stamp(path: str) -> str:
+    """What changes when a file does: its size and time, or what its server calls this version.
+
+    Raises:
+        SceneError: if it is not there or its server does not answer.
+    """
+    if path.startswith(("http://", "https://")):
+        return _web_stamp(path)
+    if "://" in path:
+        return _store_stamp(path)
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        if path.startswith("/vsi") or ":" in path:
+            return "unknown"  # GDAL knows what it is; there is no file to look at
+        raise SceneError(f"{path} cannot be found ({error.strerror}): check the name") from error
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def refuse_replaced(stamps: dict[str, str]) -> None:
+    """Make sure that no file has changed since it was stamped.
+
+    Raises:
+        ReplacedScene: if one has.
+    """
+    for path, before in stamps.items():
+        if stamp(path) != before:
+            raise ReplacedScene(
+                f"{shown_path(path)} was replaced while the run went on: run again, a new run begins with it"
+            )
+
+
+def _look(
+    source: Any, config: RegionConfig, spec: ModelSpec, aoi: gpd.GeoSeries | None
+) -> tuple[str, list[Cell], Sequence[float], Sequence[float]]:
+    """(status, blocks, factor, summand)."""
+    area = area_on(aoi, source.geobox)
+    if area is not None and not touches(area, source.geobox):
+        return "outside", [], (), ()
+    try:
+        factor, summand = source.scaling(spec.scaling)
+    except EmptyScene:
+        return "empty", [], (), ()
+    cells: Iterable[Cell] = partition(tuple(source.geobox.shape), block_side(config, spec))
+    if area is not None:
+        cells = choose_cells(cells, area, source.geobox, get_target(spec.target).length_m[1])
+    return "ok", list(cells), factor.tolist(), summand.tolist()
+
+
+def _notes(source: Any, status: str, spec: ModelSpec) -> tuple[str, ...]:
+    notes = [text for text in (getattr(getattr(source, "validity", None), "note", None),) if text]
+    if getattr(source, "resampled", False):
+        notes.append(f"{source.scene_id} was resampled to the model's {spec.gsd_m:g} m")
+    if status == "outside":
+        notes.append(f"{source.scene_id} lies outside the area of interest: nothing was looked at")
+    if status == "empty":
+        notes.append(f"{source.scene_id} holds no valid pixel: nothing was looked at")
+    return tuple(notes)
+
+
+def _stamps(given: Input) -> dict[str, str]:
+    if given.path is None:
+        return {}
+    stamps = {path: stamp(path) for path in _files(given.path)}
+    if stamps.get(given.path, given.stamp) != given.stamp:
+        raise ReplacedScene(f"{shown_path(given.path)} was replaced since the run began: run again, a new one begins")
+    return stamps
+
+
+def _files(path: str) -> list[str]:
+    """The file itself and those it refers to (a VRT's)."""
+    if "://" in path:
+        return [path]
+    try:
+        with rasterio.open(path) as dataset:
+            inside = [str(file) for file in dataset.files if Path(file).is_file()]
+    except RasterioError:
+        inside = []
+    return list(dict.fromkeys([path, *inside]))
+
+
+def _scene_inputs(paths: Sequence[str]) -> tuple[Input, ...]:
+    names = _unique([_safe(name) for name in scene_ids(paths)])
+    return tuple(Input(name, path, (), None, stamp(path)) for name, path in zip(names, paths, strict=True))
+
+
+def _items(region: RegionFolder, config: RegionConfig) -> list[Any]:
+    if not config.scenes and not region.scenes.is_dir():
+        return []
+    try:
+        from geoslave.imagery.catalog import load_items, local_items
+    except ImportError:
+        raise MissingExtra("a region of STAC items", "region") from None
+    if config.scenes:
+        return list(local_items(list_scenes(region, config.scenes)))
+    return list(load_items(region.scenes))
+
+
+def _item_inputs(
+    items: Sequence[Any], config: RegionConfig, spec: ModelSpec, aoi: gpd.GeoSeries | None
+) -> Iterator[Input]:
+    from geoslave.imagery.catalog import zone_grids
+
+    area = None if aoi is None else aoi.union_all()
+    if config.composite == "single":
+        names = _unique([_safe(item.id) for item in items])
+        for item, name in zip(items, names, strict=True):
+            path = _own_file(item)
+            if path is not None:
+                yield Input(name, path, (), None, stamp(path))
+                continue
+            for zone, geobox in zone_grids([item], area, spec.gsd_m).items():
+                yield _item_input(f"{name}-{zone}", [item], geobox)
+        return
+    for zone, geobox in zone_grids(list(items), area, spec.gsd_m).items():
+        yield _item_input(f"zone-{_safe(zone)}", items, geobox)
+
+
+def _item_input(name: str, items: Sequence[Any], geobox: GeoBox) -> Input:
+    content = [item.to_dict(include_self_link=False, transform_hrefs=False) for item in items]
+    place = ((int(geobox.shape[0]), int(geobox.shape[1])), tuple(geobox.affine)[:6], str(geobox.crs))
+    return Input(name, None, tuple(item.id for item in items), place, sha256(repr(content).encode()))
+
+
+def _own_file(item: Any) -> str | None:
+    """The file an item was made from, if it holds all of it."""
+    from geoslave.imagery.assets import OF_A_FILE, image_assets
+
+    images = list(image_assets(item).values())
+    return images[0].get_absolute_href() if item.properties.get(OF_A_FILE) and len(images) == 1 else None
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "scene"
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names that differ from each other: the second of a name gets a 2."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return unique
+
+
+def _web_stamp(url: str) -> str:
+    # one byte instead of HEAD: addresses that are signed are so for GET
+    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+    try:
+        with urllib.request.urlopen(request, timeout=_ADDRESS_TIMEOUT_S) as answer:
+            told = answer.headers
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise SceneError(f"{shown_path(url)} does not answer ({error}): check the address and the network") from error
+    parts = [told.get("ETag"), told.get("Last-Modified"), (told.get("Content-Range") or "").rpartition("/")[2]]
+    return " ".join(part for part in parts if part) or "unknown"
+
+
+def _store_stamp(path: str) -> str:
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError:
+        return "unknown"
+    try:
+        store, place = fsspec.core.url_to_fs(path)
+        told = store.info(place)
+    except ImportError as error:
+        raise MissingExtra(f"reading {shown_path(path)} ({error})", "region") from error
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{shown_path(path)} cannot be found ({error}): check the address") from error
+    return str(told.get("ETag") or f"{told.get('size')}-{told.get('mtime') or told.get('LastModified')}")

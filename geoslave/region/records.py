@@ -1,0 +1,116 @@
+"""What a block leaves on disk: its score map and its objects, both with their checksum.
+
+An `.objects` file is three things in a row: the SHA-256 of what follows, as 64 letters and a new
+line; one line of JSON with facts; numpy's .npz of what `label_block` found, class by class. It is
+written last: its being there means the block is done.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.io import MemoryFile
+
+from geoslave.detections.polygonize import BlockObjects, Parts
+from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
+from geoslave.region.layout import RunFolder, sha256, write_whole
+
+_PARTS = ("n_pixels", "score_sum", "score_max", "truncated", "corners")
+
+
+def pack(found: Sequence[BlockObjects]) -> bytes:
+    """What was found, one entry a class."""
+    arrays: dict[str, Any] = {}
+    for number, objects in enumerate(found):
+        arrays[f"{number}.high"] = np.array(objects.high)
+        arrays[f"{number}.runs"] = objects.runs
+        for kind, parts in (("whole", objects.whole), ("pieces", objects.pieces)):
+            arrays.update({f"{number}.{kind}.{name}": getattr(parts, name) for name in _PARTS})
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def unpack(content: bytes) -> list[BlockObjects]:
+    """The inverse of `pack`."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        count = sum(name.endswith(".high") for name in arrays.files)
+        return [
+            BlockObjects(
+                whole=_parts(arrays, f"{n}.whole"),
+                pieces=_parts(arrays, f"{n}.pieces"),
+                runs=arrays[f"{n}.runs"],
+                high=int(arrays[f"{n}.high"]),
+            )
+            for n in range(count)
+        ]
+
+
+def _parts(arrays: Any, name: str) -> Parts:
+    return Parts(*(arrays[f"{name}.{column}"] for column in _PARTS))
+
+
+def write_record(run: RunFolder, grid: str, block: str, facts: dict[str, Any], found: bytes) -> None:
+    """Write the file that says a block is done.
+
+    Raises:
+        OutputError: if the disk refuses.
+    """
+    body = json.dumps(facts, ensure_ascii=False).encode() + b"\n" + found
+    write_whole(run.objects(grid, block), sha256(body).encode() + b"\n" + body)
+
+
+def read_record(run: RunFolder, grid: str, block: str) -> tuple[dict[str, Any], bytes] | None:
+    """(facts, what was found, packed); None if it is not there, cut, or changed."""
+    try:
+        content = run.objects(grid, block).read_bytes()
+    except OSError:
+        return None
+    body = memoryview(content)[65:]
+    if content[:65] != sha256(body).encode() + b"\n":
+        return None
+    line, _, found = bytes(body).partition(b"\n")
+    facts: dict[str, Any] = json.loads(line)
+    return facts, found
+
+
+def finished(run: RunFolder, grid: str, block: str) -> dict[str, Any] | None:
+    """The facts of a block that is done and whole, its score map included; None if it must be done (again)."""
+    record = read_record(run, grid, block)
+    if record is None:
+        return None
+    facts = record[0]
+    return facts if _scores_whole(run.scores(grid, block), facts["scores_sha256"]) else None
+
+
+def scores_geotiff(stored: NDArray[np.uint8], geobox: GeoBox, classes: Sequence[str]) -> bytes:
+    """A block's stored scores [class, y, x] as a GeoTIFF."""
+    count, rows, cols = stored.shape
+    profile = {
+        "driver": "GTiff", "height": rows, "width": cols, "count": count, "dtype": "uint8", "crs": str(geobox.crs),
+        "transform": geobox.affine, "nodata": SCORE_NODATA, "tiled": True, "blockxsize": 256, "blockysize": 256,
+        "interleave": "band", "compress": "DEFLATE", "zlevel": 1,
+    }  # fmt: skip
+    with MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(stored)
+            for number, name in enumerate(classes, start=1):
+                file.set_band_description(number, name)
+                file.update_tags(number, scale=f"score = value / {SCORE_STEPS}")
+        return bytes(memory.getbuffer())
+
+
+def _scores_whole(path: Path, recorded: str | None) -> bool:
+    if recorded is None:
+        return True
+    try:
+        return sha256(path.read_bytes()) == recorded
+    except OSError:
+        return False

@@ -1,0 +1,480 @@
+"""Running a region: what is not done yet is handed to an engine; running again is resuming."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from geoslave import __version__
+from geoslave.detections.measure import to_wgs84
+from geoslave.errors import GeoslaveError, ModelError
+from geoslave.imagery.aoi import aoi_on, read_aoi
+from geoslave.model.package import ModelPackage, open_package
+from geoslave.model.predict import usable_cores
+from geoslave.region.blocks import Job, measure_grid, open_job, run_block
+from geoslave.region.config import RegionConfig, read_config
+from geoslave.region.engine import DaskEngine, Engine, Outcome, Patience, ProcessEngine, SerialEngine
+from geoslave.region.grids import GridRecord, Input, block_side, find_inputs
+from geoslave.region.layout import (
+    FORMAT,
+    RegionFolder,
+    RunFolder,
+    digest,
+    locked,
+    read_json,
+    sha256,
+    write_json,
+    write_whole,
+)
+from geoslave.region.records import finished
+
+_TELL_EVERY_S = 1.0
+"""progress.json is renewed this often."""
+_RATE_OVER_S = 300
+"""The rate is that of so long a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a run goes, beside what region.yaml says."""
+
+    workers: int | None = None
+    """Processes; 0 works in this one. None: region.yaml's, else one per core."""
+    dask: str | None = None
+    """Address of a scheduler."""
+    only: tuple[float, float, float, float] | None = None
+    """West, south, east, north: blocks elsewhere are left for later."""
+    patience: Patience | None = None
+    """None takes region.yaml's."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. Kept in progress.json."""
+
+    stage: str = "starting"
+    """starting, grids, blocks, done, stopped."""
+    blocks: int = 0
+    done: int = 0
+    failed: int = 0
+    objects: int = 0
+    """Objects above the threshold in the blocks done; those on seams are counted in each block."""
+    pixels_done: int = 0
+    mpx_s: float = 0.0
+    """Lately, in this run."""
+    seconds_left: float | None = None
+    workers: int = 0
+    last_error: str | None = None
+    updated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended."""
+
+    run: RunFolder
+    blocks: int
+    """In all, of those chosen this time."""
+    done_before: int
+    done_now: int
+    failures: Mapping[str, str]
+    """Reason by grid or block."""
+    left_out: int
+    """Blocks outside of `only` that are still to be done."""
+    objects: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+Watch = Callable[[Progress], None]
+
+
+def run_region(region: RegionFolder, choice: Choice | None = None, watch: Watch | None = None) -> Summary:
+    """Do what is not done yet of a region. A failing block is recorded, the others go on.
+
+    Raises:
+        GeoslaveError: if it cannot begin, or must stop (the disk is full, the scheduler is gone); what is done stays.
+    """
+    choice = choice or Choice()
+    with locked(region):
+        began = time.monotonic()
+        job = prepare(region)
+        log = _Log(job.run.log)
+        job.run.remove_drafts()
+        tell = _Teller(job.run, watch or (lambda _progress: None))
+        log("begin", run=job.run.path.name, version=__version__, workers=choice.workers, dask=choice.dask)
+        try:
+            with closing(_engine(job, choice)) as engine:
+                summary = _Running(job, engine, choice, log, tell).go(began)
+        except BaseException as error:
+            tell.stop(error)
+            log("stop", why=str(error) or type(error).__name__)
+            raise
+        with suppress(GeoslaveError):  # a picture of the blocks is worth no failure
+            write_blocks(region, job)
+        log("end", done=summary.done_now, failed=len(summary.failures), seconds=round(summary.seconds, 1))
+        return summary
+
+
+def prepare(region: RegionFolder) -> Job:
+    """The run that region.yaml, area, scenes and model ask for: the one that is there, or a new one.
+
+    Raises:
+        GeoslaveError: if any of them cannot be used.
+    """
+    config = read_config(region.config)
+    package = _package(region, config)
+    aoi_file = None if config.aoi is None else region.path / config.aoi
+    aoi = None if aoi_file is None else read_aoi(aoi_file)
+    inputs = find_inputs(region, config, package.spec, aoi)
+    aoi_bytes = b"" if aoi_file is None else aoi_file.read_bytes()
+    mark = digest(
+        FORMAT,
+        {**config.of_the_result(), "model": None, "aoi": sha256(aoi_bytes), "scenes": None},
+        [package.checksum, package.spec.model_dump(mode="json")],
+        [[one.name, one.stamp, one.items, one.geobox] for one in inputs],
+        block_side(config, package.spec),
+    )
+    run = region.run(mark)
+    if read_json(run.description) is None:
+        _begin(region, run, config, package, inputs, aoi_file)
+    return open_job(run)
+
+
+def grid_names(job: Job) -> list[str]:
+    """The grids of a run, in their order."""
+    return list(job.inputs)
+
+
+def known_records(job: Job) -> dict[str, GridRecord]:
+    """The grids that were looked at, by name; damaged files are as if they were not there."""
+    found = ((name, read_json(job.run.grid(name))) for name in job.inputs)
+    return {name: GridRecord.from_dict(told) for name, told in found if told is not None}
+
+
+def check_blocks(
+    run: RunFolder, blocks: Sequence[tuple[str, int, int, str]]
+) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """Facts of those blocks (grid, row, col, name) that are done and whole: every checksum is looked at."""
+    # hashing lets other threads run
+    with ThreadPoolExecutor(min(8, 2 * usable_cores())) as pool:
+        facts = pool.map(lambda block: finished(run, block[0], block[3]), blocks, chunksize=1)
+        return {block[:3]: one for block, one in zip(blocks, facts, strict=True) if one is not None}
+
+
+def write_blocks(region: RegionFolder, job: Job) -> None:
+    """blocks.geojson: the blocks of a run in longitude and latitude, with what became of each."""
+    names, shapes = [], []
+    failed = {path.stem for path in job.run.failures.glob("*.json")}
+    for record in known_records(job).values():
+        done = {path.stem for path in job.run.objects(record.name, "x").parent.glob("*.objects")}
+        outlines = []
+        for row, col in record.blocks:
+            block = record.block(row, col)
+            state = "done" if block.name in done else "failed" if f"{record.name}-{block.name}" in failed else "to do"
+            names.append({"grid": record.name, "block": block.name, "state": state})
+            core = block.core
+            box = shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
+            outlines.append(_placed(box, record))
+        shapes += list(to_wgs84(np.array(outlines, object), record.geobox.crs.proj)) if outlines else []
+    features = [
+        {"type": "Feature", "properties": told, "geometry": shapely.geometry.mapping(shape)}
+        for told, shape in zip(names, shapes, strict=True)
+    ]
+    text = json.dumps({"type": "FeatureCollection", "name": "blocks", "features": features})
+    write_whole(region.blocks, text.encode(), durable=False)
+
+
+@dataclass(slots=True)
+class _Running:
+    """One run that is going on."""
+
+    job: Job
+    engine: Engine
+    choice: Choice
+    log: _Log
+    tell: _Teller
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def go(self, began: float) -> Summary:
+        records = self._measure_grids()
+        chosen, left_out = self._choose(records)
+        done = check_blocks(self.job.run, chosen)
+        for row in done.values():
+            self.tell.count(row)
+        self._forget_failures(chosen, done)
+        pending = [block for block in chosen if block[:3] not in done]
+        self.tell.begin_blocks(len(chosen), sum(_pixels(records[b[0]], b) for b in pending), self.engine.workers)
+        self.log("blocks", chosen=len(chosen), done=len(done), pending=len(pending))
+        done_now = self._run_blocks(pending)
+        self.tell.end()
+        return Summary(
+            run=self.job.run,
+            blocks=len(chosen),
+            done_before=len(done),
+            done_now=done_now,
+            failures=dict(self.failures),
+            left_out=left_out,
+            objects=self.tell.progress.objects,
+            seconds=time.monotonic() - began,
+            notes=tuple(note for record in records.values() for note in record.notes),
+        )
+
+    def _measure_grids(self) -> dict[str, GridRecord]:
+        records = known_records(self.job)
+        tasks = [{"run": self._folder, "grid": name} for name in self.job.inputs if name not in records]
+        self.tell.begin_grids(len(tasks))
+        for outcome in self.engine.map_unordered(measure_grid, tasks):
+            name = outcome.task["grid"]
+            if outcome.error is not None:
+                self._failed(name, outcome)
+            else:
+                self.job.run.failed(name).unlink(missing_ok=True)
+        return known_records(self.job)
+
+    def _choose(self, records: Mapping[str, GridRecord]) -> tuple[list[tuple[str, int, int, str]], int]:
+        """Blocks (grid, row, col, name) to be done in this run, and how many others there are to do."""
+        chosen, left_out = [], 0
+        for record in records.values():
+            within = None if self.choice.only is None else _only_on(self.choice.only, record)
+            for row, col in record.blocks:
+                block = record.block(row, col)
+                core = block.core
+                box = (core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
+                if within is not None and not within.intersects(shapely.box(*box)):
+                    left_out += not self.job.run.objects(record.name, block.name).exists()
+                    continue
+                chosen.append((record.name, row, col, block.name))
+        return chosen, left_out
+
+    def _forget_failures(self, chosen: Sequence[tuple[str, int, int, str]], done: Mapping[Any, Any]) -> None:
+        """What failed before and is done by now, or will be tried again, is no failure."""
+        standing = {path.stem for path in self.job.run.failures.glob("*.json")}
+        for grid, _, _, block in chosen if standing else ():
+            if f"{grid}-{block}" in standing:
+                self.job.run.failed(f"{grid}-{block}").unlink(missing_ok=True)
+
+    def _run_blocks(self, pending: Sequence[tuple[str, int, int, str]]) -> int:
+        threads = _threads(self.job.config, self.engine, self.choice)
+        tasks = (
+            {"run": self._folder, "grid": grid, "row": row, "col": col, "threads": threads, "name": f"{grid}-{block}"}
+            for grid, row, col, block in pending
+        )
+        done = 0
+        with closing(_closable(self.engine.map_unordered(run_block, tasks))) as outcomes:
+            for outcome in outcomes:
+                if outcome.error is None:
+                    done += 1
+                    self.tell.count(outcome.value, new=True)
+                    self.log("block", name=outcome.task["name"], attempts=outcome.attempts, **outcome.value)
+                    continue
+                self._failed(outcome.task["name"], outcome)
+                if outcome.kind == "OutputError":
+                    raise GeoslaveError(str(outcome.error))
+        return done
+
+    def _failed(self, name: str, outcome: Outcome) -> None:
+        reason = str(outcome.error)
+        self.failures[name] = reason
+        self.tell.failure(f"{name}: {reason}")
+        facts = {"name": name, "reason": reason, "kind": outcome.kind, "attempts": outcome.attempts}
+        self.log("failed", **facts)
+        with suppress(GeoslaveError):  # of a full disk the run itself tells
+            write_json(self.job.run.failed(name), {**facts, "time": _now()})
+
+    @property
+    def _folder(self) -> str:
+        return str(self.job.run.path.absolute())
+
+
+class _Teller:
+    """Counts, and tells others: the caller at once, the disk every second."""
+
+    def __init__(self, run: RunFolder, watch: Watch) -> None:
+        self.progress = Progress()
+        self._run = run
+        self._watch = watch
+        self._pending_pixels = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._written = 0.0
+
+    def begin_grids(self, count: int) -> None:
+        self.progress.stage = "grids" if count else "starting"
+        self._tell(at_once=True)
+
+    def begin_blocks(self, count: int, pending_pixels: int, workers: int) -> None:
+        self.progress.stage, self.progress.blocks, self.progress.workers = "blocks", count, workers
+        self._pending_pixels = pending_pixels
+        self._recent.append((time.monotonic(), 0))
+        self._tell(at_once=True)
+
+    def count(self, facts: Mapping[str, Any], *, new: bool = False) -> None:
+        """A block is done."""
+        self.progress.done += 1
+        self.progress.objects += facts["n_objects"]
+        self.progress.pixels_done += facts["n_pixels"]
+        if new:
+            self._pending_pixels -= facts["n_pixels"]
+            self._rate(facts["n_pixels"])
+            self._tell()
+
+    def failure(self, told: str) -> None:
+        self.progress.failed += 1
+        self.progress.last_error = told
+        self._tell()
+
+    def end(self) -> None:
+        self.progress.stage, self.progress.seconds_left = "done", None
+        self._tell(at_once=True)
+
+    def stop(self, error: BaseException) -> None:
+        self.progress.stage, self.progress.seconds_left = "stopped", None
+        if isinstance(error, Exception):
+            self.progress.last_error = str(error)
+        self._tell(at_once=True)
+
+    def _rate(self, pixels: int) -> None:
+        now = time.monotonic()
+        self._recent.append((now, pixels))
+        while len(self._recent) > 2 and now - self._recent[0][0] > _RATE_OVER_S:
+            self._recent.popleft()
+        seconds = now - self._recent[0][0]
+        rate = sum(n for _, n in list(self._recent)[1:]) / max(seconds, 1e-6)
+        self.progress.mpx_s = round(rate / 1e6, 3)
+        self.progress.seconds_left = round(self._pending_pixels / rate, 1) if rate else None
+
+    def _tell(self, *, at_once: bool = False) -> None:
+        self._watch(self.progress)
+        now = time.monotonic()
+        if not at_once and now - self._written < _TELL_EVERY_S:
+            return
+        self._written = now
+        self.progress.updated = _now()
+        with suppress(GeoslaveError):  # a full disk stops the blocks, not their count
+            write_json(self._run.progress, asdict(self.progress), durable=False)
+
+
+class _Log:
+    """One line of JSON for everything that happens. A full disk does not stop it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        line = json.dumps({"time": _now(), "event": event, **facts}, ensure_ascii=False, default=str)
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _engine(job: Job, choice: Choice) -> Engine:
+    config = job.config
+    patience = choice.patience or Patience(attempts=config.attempts, timeout_s=config.timeout_s)
+    if choice.dask is not None:
+        return DaskEngine(choice.dask, patience)
+    workers = config.workers if choice.workers is None else choice.workers
+    if workers == 0:
+        return SerialEngine(patience)
+    return ProcessEngine(workers or usable_cores(), patience, job.run.workers_log)
+
+
+def _threads(config: RegionConfig, engine: Engine, choice: Choice) -> int:
+    """Of the network in each worker; on a cluster each of its threads is a worker."""
+    if config.threads is not None:
+        return config.threads
+    return 1 if choice.dask is not None else max(1, usable_cores() // engine.workers)
+
+
+def _package(region: RegionFolder, config: RegionConfig) -> ModelPackage:
+    inside = region.path / config.model
+    package = open_package(inside if (inside / "model.json").is_file() else config.model)
+    if package.spec.target != config.target:
+        raise ModelError(
+            f"{region.config}: the model {config.model} looks for {package.spec.target}, not for {config.target}: "
+            "change one of them"
+        )
+    return package
+
+
+def _begin(
+    region: RegionFolder,
+    run: RunFolder,
+    config: RegionConfig,
+    package: ModelPackage,
+    inputs: Sequence[Input],
+    aoi_file: Path | None,
+) -> None:
+    """Make a run's folder; its description comes last."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if aoi_file is not None:
+        write_whole(run.aoi, aoi_file.read_bytes())
+    if any(one.items for one in inputs):
+        _keep_items(region, config, run.path / "items")
+    write_json(
+        run.description,
+        {
+            "format": FORMAT,
+            "region": region.name,
+            "config": config.model_dump(mode="json"),
+            "model": {
+                "folder": str(package.folder.absolute()),
+                "id": package.model_id,
+                "sha256": package.checksum,
+            },
+            "inputs": [one.to_dict() for one in inputs],
+            "started": _now(),
+            "versions": {"geoslave": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        },
+    )
+
+
+def _keep_items(region: RegionFolder, config: RegionConfig, folder: Path) -> None:
+    """The STAC items as they are now: `scenes/` may change while the run goes on."""
+    from geoslave.imagery.catalog import local_items, save_items
+    from geoslave.region.grids import list_scenes
+
+    shutil.rmtree(folder, ignore_errors=True)
+    if config.scenes:
+        save_items(local_items(list_scenes(region, config.scenes)), folder)
+    else:
+        shutil.copytree(region.scenes, folder)
+
+
+def _only_on(only: tuple[float, float, float, float], record: GridRecord) -> BaseGeometry:
+    """A box in longitude and latitude in a grid's pixels."""
+    area = aoi_on(gpd.GeoSeries([shapely.box(*only)], crs="OGC:CRS84"), record.geobox)
+    shapely.prepare(area)
+    return area
+
+
+def _placed(shape: BaseGeometry, record: GridRecord) -> BaseGeometry:
+    affine = record.geobox.affine
+    return shapely.transform(shape, lambda xy: np.column_stack(affine @ (xy[:, 0], xy[:, 1])))
+
+
+def _pixels(record: GridRecord, block: tuple[str, int, int, str]) -> int:
+    core = record.block(block[1], block[2]).core
+    return int(core.width * core.height)
+
+
+def _closable(outcomes: Iterator[Outcome]) -> Any:
+    """Generators can be closed: what is under way is dropped then."""
+    return outcomes
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

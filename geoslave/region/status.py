@@ -1,0 +1,65 @@
+"""How far a region is, read from disk alone: from another shell, another machine, after the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from geoslave.errors import GeoslaveError
+from geoslave.region.layout import RegionFolder, is_running, read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far the latest run of a region is."""
+
+    region: str
+    run: str
+    running: bool
+    stage: str
+    blocks: int
+    """Known so far; 0 before scenes were looked at."""
+    done: int
+    failed: tuple[dict[str, Any], ...]
+    """Each with name, reason, attempts, time."""
+    objects: int
+    mpx_s: float
+    seconds_left: float | None
+    updated: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def region_status(region: RegionFolder) -> Status:
+    """The status of the run that was worked on last.
+
+    Raises:
+        GeoslaveError: if there is none yet.
+    """
+    run = region.latest_run()
+    if run is None:
+        raise GeoslaveError(
+            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
+        )
+    running = is_running(region)
+    told = read_json(run.progress) or {}
+    blocks = sum(len(grid["blocks"]) for path in sorted(run.grids.glob("*.json")) if (grid := read_json(path)))
+    done = sum(1 for _ in (run.path / "objects").glob("*/*.objects"))
+    failed = tuple(one for path in sorted(run.failures.glob("*.json")) if (one := read_json(path)))
+    stage = str(told.get("stage", "starting"))
+    if not running and stage not in ("done", "stopped"):
+        stage = "stopped"
+    return Status(
+        region=region.name,
+        run=run.path.name,
+        running=running,
+        stage=stage,
+        blocks=blocks,
+        done=done,
+        failed=failed,
+        objects=int(told.get("objects", 0)),
+        mpx_s=float(told.get("mpx_s", 0)) if running else 0.0,
+        seconds_left=told.get("seconds_left") if running else None,
+        updated=str(told.get("updated", "")),
+    )

@@ -1,0 +1,103 @@
+"""Engines: every task has one outcome, whatever happens to the worker that has it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from geoslave.errors import GeoslaveError
+from geoslave.region.engine import Engine, Patience, ProcessEngine, SerialEngine
+from tests.region import jobs
+
+SOON = Patience(attempts=2, first_wait_s=0.05, timeout_s=60)
+
+
+@pytest.fixture(params=["serial", "processes"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    made: Engine = SerialEngine(SOON) if request.param == "serial" else ProcessEngine(2, SOON)
+    yield made
+    made.close()
+
+
+def test_every_task_has_one_outcome(engine: Engine) -> None:
+    outcomes = list(engine.map_unordered(jobs.double, ({"n": n} for n in range(40))))
+    assert sorted(outcome.value for outcome in outcomes) == list(range(0, 80, 2))
+    assert all(outcome.value == 2 * outcome.task["n"] and outcome.attempts == 1 for outcome in outcomes)
+
+
+def test_what_fails_is_tried_again_and_then_told_while_others_go_on(engine: Engine, tmp_path: Path) -> None:
+    tasks = [{"count": str(tmp_path / str(k)), "failures": k} for k in range(4)]
+    outcomes = {o.task["failures"]: o for o in engine.map_unordered(jobs.fail_first, tasks)}
+    assert [outcomes[k].value for k in range(4)] == ["done", "done", None, None]
+    assert [outcomes[k].attempts for k in range(4)] == [1, 2, 2, 2]
+    assert outcomes[3].error == "the server is busy" and outcomes[3].kind == "SceneError"
+
+
+def test_a_full_disk_is_not_tried_again(engine: Engine) -> None:
+    (outcome,) = engine.map_unordered(jobs.full_disk, [{}])
+    assert outcome.attempts == 1 and outcome.kind == "OutputError"
+
+
+def test_a_crash_costs_its_own_task_only() -> None:
+    engine = ProcessEngine(2, SOON)
+    try:
+        outcomes = {o.task["n"]: o for o in engine.map_unordered(jobs.die_on_odd, ({"n": n} for n in range(8)))}
+    finally:
+        engine.close()
+    assert [outcomes[n].value for n in range(8)] == [0, None, 2, None, 4, None, 6, None]
+    assert "out of memory" in str(outcomes[1].error) and f"signal {signal.SIGSEGV:d}" in str(outcomes[3].error)
+    assert outcomes[1].attempts == 2
+
+
+def test_a_task_that_hangs_is_stopped() -> None:
+    engine = ProcessEngine(2, Patience(attempts=1, timeout_s=1.5))
+    try:
+        outcomes = {o.task["s"]: o for o in engine.map_unordered(jobs.sleep, [{"s": 60}, {"s": 0}])}
+    finally:
+        engine.close()
+    assert outcomes[60].kind == "too slow" and outcomes[0].value > 0
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "from tests.region import jobs; from geoslave.region.engine import ProcessEngine\n"
+        "engine = ProcessEngine(1)\n"
+        "pid = next(iter(engine.map_unordered(jobs.sleep, [{'s': 0}, {'s': 90}]))).value\n"
+        "print(pid, flush=True)\n"
+        "list(engine.map_unordered(jobs.sleep, [{'s': 90}]))"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    worker = int(driver.stdout.readline())
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    for _ in range(100):
+        if not _alive(worker):
+            break
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def test_an_address_where_nobody_answers_is_told() -> None:
+    distributed = pytest.importorskip("distributed")
+    from geoslave.region.engine import DaskEngine
+
+    assert distributed
+    with pytest.raises(GeoslaveError, match="start it, or mend --dask"):
+        DaskEngine("nonsense:")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")

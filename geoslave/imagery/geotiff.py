@@ -49,7 +49,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 4,
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_HTTP_TIMEOUT": 60,
-    "CPL_VSIL_CURL_CHUNK_SIZE": 262144,
+    # the header of a COG, and no more of it: several blocks are fetched by their exact ranges anyway
+    "CPL_VSIL_CURL_CHUNK_SIZE": 65536,
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": 8 << 20,
     "GDAL_NUM_THREADS": "2",
@@ -185,6 +186,7 @@ class Scene:
         self._declared = tuple(dataset.nodatavals[i - 1] for i in indexes)
         self._spread: _Sample | None = None
         self._searched: tuple[Validity, _Sample] | None = None
+        self._address = path
         self.path = shown_path(path)
         """For people: without what an address may keep secret."""
         self.geobox = geobox
@@ -245,6 +247,34 @@ class Scene:
             pixels[:, where[0], where[1]] = inside
             valid[where] = inside_valid
         return Raster(pixels, valid, window_geobox(self.geobox, window))
+
+    def onto(self, geobox: GeoBox, resampling: Resampling) -> Scene:
+        """The scene on another grid, warped by window as it is read; closing it closes this one too.
+
+        What is nodata, masked or transparent here takes no part in the resampling.
+
+        Raises:
+            SceneError: if the two CRS have nothing to do with each other.
+        """
+        masked = self.validity.masked or all(value is None for value in self.validity.nodata)
+        rows, cols = geobox.shape
+        options: dict[str, Any] = {"crs": geobox.crs.to_wkt(), "transform": geobox.affine, "width": cols}
+        if masked:
+            options |= {"add_alpha": ColorInterp.alpha not in self._dataset.colorinterp}
+        else:
+            nodata = next(value for value in self.validity.nodata if value is not None)
+            options |= {"src_nodata": nodata, "nodata": nodata, "UNIFIED_SRC_NODATA": "YES"}
+        try:
+            warped = WarpedVRT(self._dataset, **options, height=rows, resampling=resampling)
+            stack = ExitStack()
+            stack.callback(self.close)
+            stack.enter_context(warped)
+            validity = replace(self.validity, masked=masked)
+            return Scene(stack, warped, self._address, geobox, self._indexes, self.bands, validity)
+        except (RasterioError, ValueError) as error:
+            raise SceneError(
+                f"{self.path} cannot be brought to the grid of the region ({_cause(error)}): check its CRS"
+            ) from error
 
     def overview(self, longest: int = 1024) -> Raster:
         """The whole scene, at most `longest` pixels on its longer side."""

@@ -8,10 +8,10 @@ SQLite refuses under load) and queue inside the process, which is faster than it
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from geoslave.errors import MissingExtra
 from geoslave.review.tasks import ReviewError
@@ -24,6 +24,7 @@ except ImportError:  # pragma: no cover - the core install
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
+Result = TypeVar("Result")
 MODULUS = 2_147_483_647
 """Prime; a task's `spot` lies below it, and a reviewer's order is spot * a + b modulo it."""
 
@@ -115,6 +116,7 @@ _V1 = (
         PRIMARY KEY (task_id, reviewer_id))""",
     """CREATE TABLE leases (task_id TEXT NOT NULL REFERENCES tasks, reviewer_id TEXT NOT NULL REFERENCES reviewers,
         expires DOUBLE PRECISION NOT NULL, PRIMARY KEY (task_id, reviewer_id))""",
+    "CREATE INDEX standing_reviewer ON standing (reviewer_id)",
     "CREATE INDEX leases_expire ON leases (expires)",
     "CREATE INDEX leases_reviewer ON leases (reviewer_id)",
     "CREATE TABLE chain (one BIGINT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL)",
@@ -149,6 +151,9 @@ class Database:
         self.name = self._shown()
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self.engine: Engine = self._engine()
+        self._queue: list[_Waiting] = []
+        self._queue_turn = threading.Lock()
+        self._leading = threading.Lock()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -160,12 +165,48 @@ class Database:
             yield db
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that is on the disk when the block ends, or did not happen."""
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that is on the disk when the block ends, or did not happen.
+
+        Without `durable` a power cut (not a kill) may take it back: enough for a lease, and much faster.
+        """
         with self._told(), self._turn, self.engine.connect() as db:
-            db = db.execution_options(geoslave_write=True)
+            db = db.execution_options(geoslave_write=True, geoslave_durable=durable)
             with db.begin():
+                if not durable and not self.is_sqlite:
+                    db.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield db
+
+    def together(self, step: Callable[[Connection], Result]) -> Result:
+        """Run a step in a transaction that it shares with the steps of other threads that wait at the moment.
+
+        One sync of the disk then serves all of them. A step that raises is taken back alone. When this
+        returns, the step is on the disk.
+        """
+        mine = _Waiting(step)
+        with self._queue_turn:
+            self._queue.append(mine)
+        with self._leading:
+            if not mine.done:
+                self._run_waiting()
+        if mine.error is not None:
+            raise mine.error
+        return mine.result
+
+    def _run_waiting(self) -> None:
+        with self._queue_turn:
+            batch, self._queue = self._queue, []
+        try:
+            with self.writing() as db:
+                for waiting in batch:
+                    waiting.run(db)
+        except BaseException as error:
+            for waiting in batch:
+                waiting.error = error
+            raise
+        finally:
+            for waiting in batch:
+                waiting.done = True
 
     def migrate(self) -> int:
         """Bring the schema to this version; returns how many migrations were made.
@@ -231,6 +272,25 @@ class Database:
         return engine
 
 
+class _Waiting:
+    """A step of `Database.together` and what came of it."""
+
+    def __init__(self, step: Callable[[Connection], Any]) -> None:
+        self.step = step
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, db: Connection) -> None:
+        attempt = db.begin_nested()
+        try:
+            self.result = self.step(db)
+            attempt.commit()
+        except ReviewError as error:  # what the database itself refuses takes the whole transaction back
+            attempt.rollback()
+            self.error = error
+
+
 class StoreTrouble(ReviewError):
     """The database refuses: full disk, damaged, not reachable. Nothing was accepted."""
 
@@ -268,5 +328,9 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("geoslave_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("geoslave_write"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options['geoslave_durable'] else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

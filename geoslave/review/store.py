@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,6 +77,7 @@ MOST_LEASES = 50
 """A reviewer may hold so many tasks at once (a browser fetches ahead for when it is offline)."""
 ROLES = ("reviewer", "coordinator", "imported")
 _NEVER = 1 << 40  # votes wanted of a gold task: it never has enough
+_SETTINGS_SECONDS = 5.0
 _AHEAD = 25  # candidates looked up at once
 
 
@@ -200,6 +203,8 @@ class Store:
         self._database = database
         self._ahead: dict[tuple[str, str], list[str]] = {}
         self._ahead_turn = threading.Lock()
+        self._held_settings: dict[str, Any] = {}
+        self._held_since = -math.inf
 
     def __enter__(self) -> Store:
         return self
@@ -228,9 +233,19 @@ class Store:
         with self._database.writing() as db:
             db.execute(sa.delete(t.settings).where(t.settings.c.name == name))
             db.execute(sa.insert(t.settings).values(name=name, value=json.dumps(value)))
+        self._held_since = -math.inf
 
     def retirement(self) -> Retirement:
+        """When tasks are done; the setting `retirement`, else the defaults."""
         return Retirement(**self.setting("retirement", {}))
+
+    def _settings(self, db: Connection) -> dict[str, Any]:
+        """All settings, looked up anew every few seconds: another process may have changed them."""
+        age = time.monotonic() - self._held_since
+        if age > _SETTINGS_SECONDS:
+            held = {row.name: json.loads(row.value) for row in db.execute(sa.select(t.settings))}
+            self._held_settings, self._held_since = held, time.monotonic()
+        return self._held_settings
 
     # ------------------------------------------------------------ tasks
 
@@ -297,7 +312,7 @@ class Store:
             UnknownReviewer: or disabled.
         """
         moment = _seconds(now)
-        with self._database.writing() as db:
+        with self._database.writing(durable=False) as db:
             self._reviewer(db, reviewer_id)
             mine = (t.leases.c.reviewer_id == reviewer_id) & (t.leases.c.expires > moment)
             rows = db.execute(
@@ -324,7 +339,7 @@ class Store:
     def _pools(self, db: Connection, reviewer_id: str, ahead: int) -> list[Pool]:
         """The pools in the order in which this reviewer's next task is sought."""
         done = db.execute(sa.select(sa.func.count()).where(t.records.c.reviewer_id == reviewer_id)).scalar() or 0
-        shares = {row.name: json.loads(row.value) for row in db.execute(sa.select(t.settings))}
+        shares = self._settings(db)
         gold, unflagged = float(shares.get("gold_share", 0.1)), float(shares.get("unflagged_share", 0.1))
         dice = _number(f"{reviewer_id}/{done + ahead}") / 2**64
         if dice < gold:
@@ -392,18 +407,20 @@ class Store:
             StoreTrouble: if the database refuses (full disk). The vote was not accepted: send it again.
         """
         moment = _seconds(now)
-        with self._database.writing() as db:
-            head = self._head(db)
-            before = self._record(db, vote.key)
-            if before is not None:
-                return _repeated(before, vote)
-            self._reviewer(db, vote.reviewer_id)
-            row = self._task_row(db, vote.task_id)
-            _check_marks(_task(row), vote)
-            self._refuse_second(db, vote)
-            late = self._refuse_unleased(db, row, vote, moment)
-            receipt = self._append(db, head, _vote_record(vote), late=late)
-            self._stand(db, row, vote)
+        return self._database.together(lambda db: self._keep(db, vote, moment))
+
+    def _keep(self, db: Connection, vote: Vote, moment: float) -> Receipt:
+        head = self._head(db)
+        before = self._record(db, vote.key)
+        if before is not None:
+            return _repeated(before, vote)
+        self._reviewer(db, vote.reviewer_id)
+        row = self._task_row(db, vote.task_id)
+        _check_marks(row, vote)
+        self._refuse_second(db, vote)
+        late = self._refuse_unleased(db, row, vote, moment)
+        receipt = self._append(db, head, _vote_record(vote), late=late)
+        self._stand(db, row, vote)
         return receipt
 
     def import_votes(self, votes: Iterable[Vote]) -> tuple[int, dict[str, int]]:
@@ -470,6 +487,12 @@ class Store:
             query = query.where(t.records.c.task_id == task_id)
         with self._database.reading() as db:
             return [_vote_from(row) for row in db.execute(query.order_by(t.records.c.seq)).mappings()]
+
+    def count_votes(self, reviewer_id: str) -> int:
+        """How many votes of a reviewer stand."""
+        query = sa.select(sa.func.count()).where(t.standing.c.reviewer_id == reviewer_id)
+        with self._database.reading() as db:
+            return int(db.execute(query).scalar() or 0)
 
     def records(self) -> list[dict[str, Any]]:
         """Everything that was ever kept, in order."""
@@ -607,8 +630,7 @@ class Store:
         values: dict[str, Any] = {"n_votes": len(answers)}
         if row["pool"] != "gold" and row["retired"] != "settled":
             if rule is None:
-                held = db.execute(sa.select(t.settings.c.value).where(t.settings.c.name == "retirement")).scalar()
-                rule = Retirement(**json.loads(held or "{}"))
+                rule = Retirement(**self._settings(db).get("retirement", {}))
             values["retired"], values["votes_wanted"] = retires(answers, rule)
         db.execute(sa.update(t.tasks).where(t.tasks.c.task_id == task_id).values(**values))
 
@@ -868,9 +890,10 @@ def _repeated(before: Any, vote: Vote) -> Receipt:
     return Receipt(before["vote_id"], before["seq"], before["hash"], repeated=True)
 
 
-def _check_marks(task: Task, vote: Vote) -> None:
+def _check_marks(row: Any, vote: Vote) -> None:
     if not vote.marks:
         return
+    task = _task(row)
     if task.kind != "search":
         raise BadVote(f"task {task.task_id} asks about one site: marks belong to a search")
     if vote.answer != "yes":
@@ -890,7 +913,7 @@ def _why_left(vote: Vote, rows: dict[str, Any], keys: set[str], stand: set[tuple
     if (vote.task_id, vote.reviewer_id) in stand:
         return "second vote of a reviewer on a task"
     try:
-        _check_marks(_task(rows[vote.task_id]), vote)
+        _check_marks(rows[vote.task_id], vote)
     except BadVote:
         return "marks that do not fit the task"
     return ""

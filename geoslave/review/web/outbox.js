@@ -11,7 +11,6 @@ export class Outbox {
     this.prefix = `${PREFIX}${reviewer}.`;
     this.onChange = onChange;
     this.onRefused = onRefused;
-    this.sent = new Map(); // key of a vote -> its id on the server
     this.wait = 1000;
     this.running = null;
     this.timer = null;
@@ -43,6 +42,10 @@ export class Outbox {
     return true;
   }
 
+  holds(key) {
+    return localStorage.getItem(this.prefix + key) !== null;
+  }
+
   remove(key) {
     localStorage.removeItem(this.prefix + key);
     this.onChange();
@@ -62,8 +65,7 @@ export class Outbox {
       const { tried, ...body } = vote;
       localStorage.setItem(this.prefix + vote.key, JSON.stringify({ ...vote, tried: true }));
       try {
-        const receipt = await post("/api/votes", body);
-        this.sent.set(vote.key, receipt.vote_id);
+        await post("/api/votes", body);
         this.remove(vote.key);
         this.wait = 1000;
         this.offline = false;

@@ -14,6 +14,7 @@ from geoslave import __version__
 from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scaling import Scaling, coefficients, radiometry, scale, scene_statistics
 from geoslave.labels.synthetic import Landscape, render_scene
+from geoslave.model.card import card_with_calibration
 from geoslave.model.network import stride
 from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
@@ -57,7 +58,8 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         metrics=publication.metrics,
         created=date.today(),
     )
-    return write_package(folder, spec, result.network, card(spec, publication, result), overwrite=overwrite)
+    text = card_with_calibration(card(spec, publication, result), spec)
+    return write_package(folder, spec, result.network, text, overwrite=overwrite)
 
 
 def needed_halo(network: nn.Module, n_bands: int, step: int, scaling: Scaling) -> int:

@@ -208,6 +208,9 @@ def detector_rates(
 
 def rates_of(sample: Sample, level: float, inside: NDArray[np.bool_] | None = None) -> dict[str, Estimate]:
     """Recall and precision of a sample, or of the part of it that is `inside`."""
+    if inside is not None:  # strata the part was never seen in add nothing to its doubt
+        there = np.bincount(sample.stratum, weights=inside, minlength=len(sample.names)) > 0
+        sample = replace(sample, tiles=np.where(there, sample.tiles, sample.reviewed))
     table = sample.table
     keep = np.ones(len(table)) if inside is None else inside.astype(float)
     hits, warnings = confirmed(table)

@@ -1,0 +1,105 @@
+"""`geoslave estimate ...`, as people use it: design, review, count, compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas as gpd
+import pandas as pd
+import pytest
+import shapely
+
+from tests.estimate.tables import region, reviewed
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def job(tmp_path: Path, run: Run) -> tuple[Path, Path, pd.DataFrame]:
+    """A frame, the reviews of a sample of it, and the truth."""
+    truth = region(2000)
+    truth["lon"], truth["lat"] = 80 + truth.index % 50 * 0.01, 20 + truth.index // 50 * 0.01
+    truth.drop(columns=["sites", "hits"]).to_csv(tmp_path / "frame.csv", index=False)
+    status, printed, _ = run(
+        "estimate", "design", tmp_path / "frame.csv", "--reviews", 600, "--out", tmp_path / "sample.csv"
+    )
+    assert status == 0 and "600 tiles to review" in printed and "half-width" in printed
+    drawn = pd.read_csv(tmp_path / "sample.csv", dtype={"tile_id": str})
+    reviewed(drawn, truth).to_csv(tmp_path / "reviews.csv", index=False)
+    return tmp_path / "frame.csv", tmp_path / "reviews.csv", truth
+
+
+def test_design_review_count(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path) -> None:
+    frame, reviews, truth = job
+    status, printed, _ = run(
+        "estimate", "count", frame, reviews, "--by", "district", "--rates", "--json", "--out", tmp_path / "count.json"
+    )
+    facts = json.loads(printed)
+    assert status == 0 and facts == json.loads((tmp_path / "count.json").read_text())
+    assert facts["total"]["low"] <= truth["sites"].sum() <= facts["total"]["high"]
+    assert facts["total"]["method"] == "gamma" and "Fay-Feuer" in facts["total"]["assumptions"]
+    assert set(facts["by"]["district"]) == {"north", "south"}
+    assert facts["recall"]["low"] < truth["hits"].sum() / truth["sites"].sum() < facts["recall"]["high"]
+    status, printed, err = run("estimate", "count", frame, reviews)
+    assert status == 0 and "sites, 95% interval, from 600 reviewed tiles" in printed and err == ""
+
+
+def test_counts_within_polygons(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path) -> None:
+    frame, reviews, truth = job
+    halves = gpd.GeoDataFrame(
+        {"name": ["west", "east"]},
+        geometry=[shapely.box(79, 19, 80.245, 22), shapely.box(80.245, 19, 82, 22)],
+        crs=4326,
+    )
+    halves.to_crs(32644).to_file(tmp_path / "halves.gpkg")
+    status, printed, _ = run("estimate", "count", frame, reviews, "--areas", tmp_path / "halves.gpkg", "--json")
+    parts = json.loads(printed)["by"]["area"]
+    assert status == 0 and set(parts) == {"west", "east"}
+    west = truth.loc[truth["lon"] < 80.245, "sites"].sum()
+    assert parts["west"]["low"] <= west <= parts["west"]["high"]
+
+
+def test_compare_names_the_difference(job: tuple[Path, Path, pd.DataFrame], run: Run) -> None:
+    status, printed, _ = run("estimate", "compare", job[0], job[1], "--by", "district")
+    assert status == 0 and "recall by district" in printed and "p = " in printed
+
+
+def test_accuracy_of_a_matrix(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("map,water,land\nwater,66,4\nland,2,300\n")
+    (tmp_path / "a.csv").write_text("class_name,area\nland,900\nwater,100\n")
+    status, printed, _ = run("estimate", "accuracy", tmp_path / "m.csv", "--mapped", tmp_path / "a.csv", "--json")
+    facts = json.loads(printed)
+    assert status == 0 and facts["classes"]["water"]["users"]["value"] == pytest.approx(66 / 70)
+
+
+def test_chapman_is_told_with_its_assumptions(run: Run) -> None:
+    status, printed, err = run("estimate", "chapman", 346, 184, 49)
+    assert status == 0 and "1,283" in printed and "independent" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.assign(n_sites=-1), "whole number"),
+        (lambda t: t.assign(n_sites=""), "not answered"),
+        (lambda t: t.assign(inclusion_probability=3), "at most 1"),
+        (lambda t: pd.concat([t, t[:3]]), "duplicate"),
+        (lambda t: t[:0], "no rows"),
+    ],
+)
+def test_bad_reviews_end_in_one_line(
+    job: tuple[Path, Path, pd.DataFrame], run: Run, change: Callable[[pd.DataFrame], pd.DataFrame], said: str
+) -> None:
+    change(pd.read_csv(job[1])).to_csv(job[1], index=False)
+    status, printed, err = run("estimate", "count", job[0], job[1])
+    assert status == 1 and printed == ""
+    assert err.startswith("Error: ") and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_outputs_are_not_overwritten_unasked(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path) -> None:
+    before = (tmp_path / "sample.csv").read_bytes()
+    command = ("estimate", "design", job[0], "--reviews", 300, "--out", tmp_path / "sample.csv")
+    assert run(*command)[0] == 1 and (tmp_path / "sample.csv").read_bytes() == before
+    assert run(*command, "--overwrite")[0] == 0

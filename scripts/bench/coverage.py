@@ -2,7 +2,7 @@
 
     uv run scripts/bench/coverage.py            every setting, 2,000 repetitions; about 10 minutes on one core
     uv run scripts/bench/coverage.py --quick    1,000 reviews only, half the repetitions, no reviewers who err; a minute
-    ... --out docs                              also writes coverage.png and coverage_table.md there
+    ... --out docs                              also writes coverage.csv, coverage.png and coverage_table.md there
 
 Simulated: each site is found with a recall of its tile, drawn from a beta distribution of mean .6, .85 or
 .95 and concentration 2, which half of the tiles share with their block of 4 x 4 tiles: misses cluster. False
@@ -37,6 +37,18 @@ REVIEWS = (500, 1000, 1500)
 CONCENTRATION, BLOCK = 2.0, 4
 DETECTORS, QUICK_DETECTORS, DRAWS = 20, 10, 100
 DEFAULT = "gamma"
+METHODS = (
+    DEFAULT,
+    "census+audit, gamma",
+    "gamma-poisson",
+    "fay-feuer",
+    "wald",
+    "difference",
+    "discount",
+    "ppi",
+    "random, gamma",
+    "random, wald",
+)
 DISCOUNT_OFFSET = 0.1
 """Added to the flagged count, or DISCount could never draw an unflagged tile."""
 REVIEWER_RUNS = 400
@@ -250,6 +262,59 @@ def summary(rows: list[dict], reviewers: dict[str, dict]) -> dict:
     return facts
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """One row a method, a column for each n: least and mean coverage over the settings, mean half-width."""
+    numbers = sorted(table["n"].unique())
+    head = " | ".join(f"n = {n:,}: least / mean coverage, half-width" for n in numbers)
+    lines = [f"| method | {head} |", "|---" * (len(numbers) + 1) + "|"]
+    for method in METHODS:
+        cells = []
+        for n in numbers:
+            part = table[(table["method"] == method) & (table["n"] == n)]
+            told = f"{part['coverage'].min():.3f} / {part['coverage'].mean():.3f}, {part['half_width'].mean():.1%}"
+            cells.append("not affordable" if part.empty else told + _settings(len(part), table))
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _settings(n: int, table: pd.DataFrame) -> str:
+    every = len(table[["frame", "recall", "false_alarms"]].drop_duplicates())
+    return "" if n == every else f" ({n} of {every} settings)"
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Each setting a dot: coverage on the left, half-width on the right."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from geoslave.charts import _STYLE, BLUE, GREY, ORANGE
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10, 6.2), dpi=160, facecolor="white", layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        rng = np.random.default_rng(0)
+        for row, method in enumerate(METHODS):
+            for n, marker in ((500, "o"), (1000, "s"), (1500, "^")):
+                part = table[(table["method"] == method) & (table["n"] == n)]
+                y = row + {500: -0.22, 1000: 0, 1500: 0.22}[n] + rng.uniform(-0.07, 0.07, len(part))
+                bad = part["coverage"] < (0.92 if n == 500 else 0.94)
+                colour = np.where(bad, ORANGE, BLUE if method == DEFAULT else GREY)
+                for axes, values in ((left, part["coverage"]), (right, part["half_width"] * 100)):
+                    axes.scatter(values, y, s=16, marker=marker, c=colour, alpha=0.75, linewidths=0)
+        left.axvline(0.95, color="#1A1E24", linewidth=1.2)
+        left.set(yticks=range(len(METHODS)), yticklabels=METHODS, xlabel="share of intervals that hold the truth")
+        left.set_title("Coverage (nominal 0.95)")
+        right.set_title("Half-width")
+        right.set(xlabel="% of the true count", xlim=(0, 60))
+        left.invert_yaxis()
+        for n, marker in ((500, "o"), (1000, "s"), (1500, "^")):
+            right.scatter([], [], s=30, marker=marker, c=GREY, label=f"{n:,} reviews")
+        right.scatter([], [], s=30, c=ORANGE, label="below 0.94 (0.92 at 500)")
+        right.scatter([], [], s=30, c=BLUE, label="the default, where it holds")
+        right.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.9, fontsize=10)
+        figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -277,7 +342,10 @@ def main() -> None:
     facts = summary(rows, reviewers)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(options.out / "coverage.csv", index=False, float_format="%.4f")
+        table = pd.DataFrame(rows)
+        table.to_csv(options.out / "coverage.csv", index=False, float_format="%.4f")
+        draw(table, options.out / "coverage.png")
+        (options.out / "coverage_table.md").write_text(markdown(table), encoding="utf-8")
     print(json.dumps(facts))
 
 

@@ -35,6 +35,8 @@ class ChipPool:
     """[n] of weak chips: 1 a site somewhere, 0 none."""
     class_index: int = 0
     """Of weak chips: which class the label speaks of."""
+    colours: tuple[int, int, int] | None = None
+    """Of weak chips whose pixels are guessed: which bands are red, green and blue."""
 
 
 def background_pool(config: TrainConfig, aside: Sequence[ChipPool]) -> ChipPool | None:
@@ -106,8 +108,17 @@ def _weak_pool(
     pool = _pool(chips, names)
     pool.label = label
     pool.class_index = 0 if source.class_name is None else config.class_names.index(source.class_name)
+    pool.colours = None if source.guess is None else _colours(config)
     pool.weight = _balanced_weights(pool, source.positive_share)
     return pool
+
+
+def _colours(config: TrainConfig) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (config.bands.index(name) for name in ("red", "green", "blue"))
+    except ValueError as error:
+        raise LabelError(f"weak chips: 'guess: bare_ground' needs red, green and blue: {error}") from error
+    return red, green, blue
 
 
 def _read_chips(source: Backgrounds, config: TrainConfig) -> tuple[NDArray[np.uint8], pd.DataFrame]:

@@ -100,6 +100,9 @@ class WeakChips(Backgrounds):
     label_column: str = "label"
     class_name: str | None = None
     """Which class the label speaks of. [default: the first]"""
+    guess: Literal["bare_ground"] | None = None
+    """Where in a chip with a site the site may lie (`labels.guess`); with it, pixels are learned too. Without it only
+    the chip's score is: enough to tell chips apart, but such a network marks places that mean nothing."""
     positive_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of the draws that hold a site, whatever their share in the table."""
 

@@ -7,12 +7,13 @@ taken up again sees the chips it would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoslave.errors import GeoslaveError
+from geoslave.labels.guess import MIDDLE, NONE, bareness
 from geoslave.model.augment import (
     IGNORE,
     Floats,
@@ -157,13 +158,24 @@ def _weak_chip(data: TrainingData, config: TrainConfig, rng: np.random.Generator
     assert pool.label is not None
     chosen = int(rng.choice(len(pool.chips), p=pool.weight))
     scene = chip_scene(pool, chosen, rng)
+    scene = replace(scene, patch=replace(scene.patch, truth=_guessed(pool, chosen, scene.patch)))
     middle = (np.array(scene.patch.truth.shape) - 1) / 2
     # odd margins would be rounded away: the chip is laid to whole pixels
     square = cut_square(scene.patch, tuple(np.floor(middle) + ((config.chip - 1) / 2) % 1), config.chip,
                         int(rng.integers(4)), bool(rng.random() < 0.5))  # fmt: skip
-    patch = _scaled(square, scene, config, rng)
-    nothing_told = np.full_like(patch.truth, IGNORE)
-    return Chip(Patch(patch.pixels, nothing_told, patch.valid), (pool.class_index, int(pool.label[chosen])))
+    return Chip(_scaled(square, scene, config, rng), (pool.class_index, int(pool.label[chosen])))
+
+
+def _guessed(pool: ChipPool, chosen: int, patch: Patch) -> NDArray[np.uint8]:
+    """What is taught pixel by pixel about a weak chip: nothing, unless there is a rule to guess by."""
+    assert pool.label is not None
+    if pool.colours is None:
+        return np.full_like(patch.truth, IGNORE)
+    if not pool.label[chosen]:
+        return np.zeros_like(patch.truth)
+    bare = bareness(*(patch.pixels[band] for band in pool.colours))
+    site = np.where(bare > MIDDLE, np.uint8(pool.class_index + 1), np.uint8(0))
+    return np.where((bare > NONE) & (bare <= MIDDLE), np.uint8(IGNORE), site)
 
 
 def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = None) -> TrainScene:

@@ -262,6 +262,20 @@ def test_weak_chips_are_drawn_half_with_and_half_without(weak: dict[str, Any]) -
     assert (batch.truth == IGNORE).all()
 
 
+def test_a_guess_says_which_pixels_of_a_weak_chip_are_meant(tmp_path: Path) -> None:
+    chips = np.full((40, 32, 32, 3), (40, 69, 77), np.uint8)  # forest
+    chips[:, 8:14, 8:20] = (160, 135, 115)  # bare ground, of a mine or of a road
+    label = np.arange(40) % 2
+    np.savez(tmp_path / "weak.npz", x=chips)
+    pd.DataFrame({"label": label, "gallery": label.astype(str)}).to_csv(tmp_path / "weak.csv", index=False)
+    weak = {"chips": str(tmp_path / "weak.npz"), "table": str(tmp_path / "weak.csv"), "guess": "bare_ground"}
+    config = TrainConfig.model_validate({**SMALL, "weak_chips": [weak], "gsd_m": 10, "batch": 40})
+    batch = draw_batch(load_data(config), config, 0)
+    told = batch.truth == 1
+    assert told[batch.weak[:, 0] == 1].sum((1, 2)).min() == 6 * 12
+    assert (batch.truth[batch.weak[:, 0] == 0] == 0).all()
+
+
 def test_groups_put_aside_are_not_trained_on_nor_are_their_twins(weak: dict[str, Any]) -> None:
     data = load_data(_weak_config(weak))
     assert len(data.validation.weak[0].chips) == 10

@@ -205,7 +205,7 @@ class DaskEngine:
         queue = _Queue(tasks, self._patience)
         name = function_name(function)
         running: dict[Any, _Attempt] = {}
-        finished = as_completed(raise_errors=False)
+        finished = as_completed(loop=self._client.loop, raise_errors=False)
         try:
             while True:
                 # a few more than there are threads: none waits for work, and the scheduler holds few

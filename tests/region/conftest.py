@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,18 @@ def change(region: RegionFolder, **settings: object) -> None:
 
     told = yaml.safe_load(region.config.read_text())
     region.config.write_text(yaml.safe_dump({**told, **settings}))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Regions on a disk of a few hundred kilobytes."""
+    folder = tmp_path / "regions"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        message = f"NO SMALL DISK: a tmpfs cannot be mounted ({mounted.stderr.decode().strip()})"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

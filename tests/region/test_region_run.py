@@ -16,6 +16,7 @@ import shapely
 from geoslave.detect import Request, detect_scenes
 from geoslave.detections.export import read_detections
 from geoslave.errors import GeoslaveError
+from geoslave.files import free_bytes
 from geoslave.model.package import open_package
 from geoslave.model.predict import load_network
 from geoslave.region.engine import Patience
@@ -151,7 +152,7 @@ def test_a_scene_that_cannot_be_read_is_told_and_the_others_go_on(make_region: M
     damage(scenes[1])
     summary = run_here(region)
     assert set(summary.failures) == {"right_20200210"} and summary.done_now == summary.blocks > 0
-    with pytest.raises(GeoslaveError, match="right_20200210.*damaged"):
+    with pytest.raises(GeoslaveError, match=r"right_20200210.*damaged"):
         export_region(region)
 
 
@@ -164,7 +165,7 @@ def test_failing_blocks_are_told_and_the_others_go_on(make_region: MakeRegion, s
     assert all("damaged" in reason for reason in summary.failures.values())
     status = region_status(region)
     assert {one["name"] for one in status.failed} == set(summary.failures) and status.done == summary.done_now
-    with pytest.raises(GeoslaveError, match="not done.*damaged"):
+    with pytest.raises(GeoslaveError, match=r"not done.*damaged"):
         export_region(region)
     exported = export_region(region, allow_gaps=True)
     assert set(exported.missing) == set(summary.failures)
@@ -207,6 +208,25 @@ def test_only_a_box_now_and_the_rest_later(make_region: MakeRegion, run: Run) ->
     assert rest.done_before == told["done"] and rest.done_now == told["left_out"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_stops_the_run_and_more_space_lets_it_go_on(
+    small_disk: Path, make_region: MakeRegion, scenes: list[Path], bright_model: Path, tmp_path: Path, workers: int
+) -> None:
+    region = make_region(block=64)
+    run_here(region, only=(0, 0, 1, 1))
+    run = prepare(region).run
+    other = small_disk / "other"
+    other.write_bytes(b"x" * (free_bytes(small_disk) - (24 << 10)))
+    with pytest.raises(GeoslaveError, match="the disk is full: free some space, then run again"):
+        run_here(region, workers=workers)
+    done = len(list(run.path.glob("objects/*/*.objects")))
+    assert 0 < done < 30 and not list(small_disk.rglob(".~*"))
+    other.unlink()
+    summary = run_here(region)
+    assert summary.done_before == done and not summary.failures
+    assert same(found(region), detected(scenes, bright_model, tmp_path))
+
+
 def test_a_second_run_of_a_region_is_told(make_region: MakeRegion) -> None:
     region = make_region()
     with locked(region), pytest.raises(GeoslaveError, match=f"being run already by process {os.getpid()}"):
@@ -217,7 +237,7 @@ def test_status_and_export_by_command(make_region: MakeRegion, run: Run, tmp_pat
     region = make_region()
     where = ("--regions", region.path.parent)
     assert run("region", "status", "test", *where)[0] == 1
-    status, out, err = run("region", "run", "test", "--workers", 0, *where)
+    status, out, _ = run("region", "run", "test", "--workers", 0, *where)
     assert status == 0 and "blocks are done" in out
     status, out, _ = run("region", "status", "test", "--json", *where)
     told = json.loads(out)

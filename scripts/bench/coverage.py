@@ -311,7 +311,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             right.scatter([], [], s=30, marker=marker, c=GREY, label=f"{n:,} reviews")
         right.scatter([], [], s=30, c=ORANGE, label="below 0.94 (0.92 at 500)")
         right.scatter([], [], s=30, c=BLUE, label="the default, where it holds")
-        right.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.9, fontsize=10)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=10, handletextpad=0.2, columnspacing=1.2)
         figure.savefig(path)
 
 

@@ -346,6 +346,8 @@ def zone_grids(
     area that its zone answers for (`zone_parts`) and `margin_px` pixels around it: the halo, so that a
     site at the border of two zones is seen whole in the grid that answers for it.
 
+    Where there are no scenes there is no grid.
+
     A grid's pixels lie on multiples of the GSD, or, where all scenes of a zone share another lattice of
     about this GSD, on theirs: then they are read without resampling. The area chooses the extent, and
     never moves a pixel. With `anchor_px` the extent begins at multiples of so many pixels: with a job's
@@ -357,9 +359,12 @@ def zone_grids(
     Raises:
         SceneError: if an item does not say its projection, or the area does not meet the scenes.
     """
+    ground = _ground(items)
+    seen = {code: part.intersection(ground) for code, part in zone_parts(items, aoi_lonlat, gsd_m).items()}
     return {
         code: _grid(_lattice(items, code, gsd_m), part, margin_px, anchor_px)
-        for code, part in zone_parts(items, aoi_lonlat, gsd_m).items()
+        for code, part in seen.items()
+        if part.area > 0
     }
 
 
@@ -627,6 +632,7 @@ def _client(api_url: str) -> Any:
         raise MissingExtra("searching a STAC API", "region") from error
     retry = Retry(
         total=len(PAUSES_S),
+        connect=2,
         backoff_factor=min(PAUSES_S),
         status_forcelist=[429, 502, 503, 504],
         allowed_methods=None,

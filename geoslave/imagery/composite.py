@@ -51,8 +51,8 @@ MOST_OPEN = 32
 """So many items are kept open at once; the one not read for longest is closed."""
 SAMPLE_ITEMS = 16
 """The statistics of a source come from so many of its scenes, evenly spread in time."""
-SAMPLE_SIDE = 512
-"""Pixels on the longer side of a scene that is sampled together with its classification."""
+SAMPLE_SIDES = (128, 192)
+"""Fewest and most pixels on the longer side of a scene that is sampled by its overviews."""
 MEDIAN_BYTES = 96 << 20
 """A median is made in pieces whose observations take about so much memory, but no smaller than `MEDIAN_SIDE`."""
 MEDIAN_SIDE = 256
@@ -183,7 +183,7 @@ class Composite:
             parts = []
             for member in chosen:
                 self._touch(member)
-                pixels = self._common(member, member.sample())
+                pixels = self._common(member, member.sample(SAMPLE_PIXELS // count))
                 parts.append(pixels[:, :: max(1, -(-pixels.shape[1] * count // SAMPLE_PIXELS))])
             together = np.concatenate(parts, axis=1)
             if together.shape[1] == 0:
@@ -329,19 +329,22 @@ class _Member:
         valid = np.logical_and.reduce([part.valid for part in parts] + ([] if seen is None else [seen]))
         return Raster(np.concatenate([part.pixels for part in parts]), valid, parts[0].geobox)
 
-    def sample(self) -> NDArray[Any]:
-        """Valid stored pixels [band, n] spread over the scene, whatever the grid."""
-        if self._classes is None:
-            parts = [file.scene.ask(Scene.sample) for file in self._files]
+    def sample(self, most: int) -> NDArray[Any]:
+        """Valid stored pixels [band, n] spread over the scene, whatever the grid; about `most` of them."""
+        scenes = [*self._scenes(), *([] if self._classes is None else [self._classes])]
+        by_overview = all(scene.ask(lambda one: one.has_overviews) for scene in self._scenes())
+        if self._classes is None and (most == SAMPLE_PIXELS or not by_overview):
+            parts = [scene.ask(Scene.sample) for scene in scenes]
             count = min(valid.size for _, valid in parts)
             valid = np.logical_and.reduce([valid[:count] for _, valid in parts])
             return np.concatenate([pixels[:, :count] for pixels, _ in parts])[:, valid]
-        rasters = [scene.ask(lambda s: s.overview(SAMPLE_SIDE)) for scene in (*self._scenes(), self._classes)]
-        shape = rasters[0].valid.shape
-        *bands, classes = (_on_shape(raster, shape) for raster in rasters)
-        valid = np.logical_and.reduce([raster.valid for raster in (*bands, classes)])
-        valid = valid & ~np.isin(classes.pixels[0], self._unseen)
-        return np.concatenate([raster.pixels for raster in bands])[:, valid]
+        side = min(max(int(most**0.5), SAMPLE_SIDES[0]), SAMPLE_SIDES[1])
+        rasters = [scene.ask(lambda one: one.overview(side)) for scene in scenes]
+        rasters = [_on_shape(raster, rasters[0].valid.shape) for raster in rasters]
+        valid = np.logical_and.reduce([raster.valid for raster in rasters])
+        if self._classes is not None:
+            valid = valid & ~np.isin(rasters.pop().pixels[0], self._unseen)
+        return np.concatenate([raster.pixels for raster in rasters])[:, valid]
 
     def close(self) -> None:
         """Close the files."""

@@ -217,6 +217,11 @@ class Scene:
         """True if pixels are not the file's own."""
         return self._per_pixel != (1.0, 1.0)
 
+    @property
+    def has_overviews(self) -> bool:
+        """True if the file holds smaller copies of itself, by which all of it is seen cheaply."""
+        return bool(self._dataset.overviews(self._indexes[0]))
+
     def cache_bytes(self, rows: int) -> int:
         """Cache that reading windows of `rows` rows from left to right wants, so that no block is decoded twice."""
         height, width = self._dataset.block_shapes[0]

@@ -207,10 +207,14 @@ def edge_on(geobox: GeoBox, grid: GeoBox) -> tuple[NDArray[np.float64], NDArray[
     y = np.concatenate([along * 0, along * 0 + rows, along * rows, along * rows])
     east, north = geobox.affine @ (x, y)
     if geobox.crs != grid.crs:
-        project = Projection.from_crs(CRS.from_user_input(str(geobox.crs)), str(grid.crs), always_xy=True)
-        east, north = project.transform(east, north)
+        east, north = _projection(str(geobox.crs), str(grid.crs)).transform(east, north)
     found: tuple[NDArray[np.float64], NDArray[np.float64]] = ~grid.affine @ (east, north)
     return found
+
+
+@cache
+def _projection(source: str, target: str) -> Projection:
+    return Projection.from_crs(CRS.from_user_input(source), CRS.from_user_input(target), always_xy=True)
 
 
 def aligned(geobox: GeoBox, grid: GeoBox) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from typing import Literal
 import geopandas as gpd
 import numpy as np
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from PIL import Image, ImageDraw, ImageFont
@@ -184,6 +185,45 @@ def draw_place(
     tile = _outlined(view, _marks(layers, piece.geobox, 0), width=2.0, rings=False)
     _scale_on(ImageDraw.Draw(tile, "RGBA"), across / scale[0], side)
     return tile
+
+
+def ground_window(imagery: Source, centre: tuple[float, float], across_m: float) -> Window:
+    """The window of whole pixels about a longitude and latitude that is `across_m` metres wide and high."""
+    point = gpd.GeoSeries(gpd.points_from_xy([centre[0]], [centre[1]]), crs=4326)
+    x, y = shapely.get_coordinates(point.to_crs(imagery.geobox.crs.to_wkt()).iloc[0])[0]
+    inverse = ~imagery.geobox.affine
+    col, row = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+    across, down = _pixel_metres(imagery.geobox) or (1.0, 1.0)
+    cols, rows = max(4, round(across_m / across)), max(4, round(across_m / down))
+    return Window(round(col - cols / 2), round(row - rows / 2), cols, rows)
+
+
+def draw_view(
+    imagery: Source, overview: Raster, window: Window, bands: Sequence[int] | None = None, side: int = 512
+) -> tuple[Image.Image, Affine]:
+    """A square view without outlines, with scale bar and north arrow, and the way back to the ground.
+
+    Args:
+        imagery, overview, bands: as of `draw_place`.
+        window: of the imagery, about square on the ground (see `ground_window`).
+        side: of the picture, in pixels.
+
+    Returns:
+        the picture, and the affine from its pixels (x right, y down) to the imagery's CRS.
+    """
+    if bands is None:
+        bands = (0, 1, 2) if overview.pixels.shape[0] >= 3 else (0,)
+    piece = imagery.read(window)
+    picture = _render(piece, bands, _stretch(overview, bands), (side, side))
+    across = _pixel_metres(piece.geobox)
+    if across:
+        _scale_on(ImageDraw.Draw(picture, "RGBA"), across[0] * window.width / side, side)
+    north = _north(piece.geobox)
+    if north:
+        ImageDraw.Draw(picture, "RGBA").rounded_rectangle((side - 49, 3, side - 3, 49), 6, fill=(*_PAPER, 215))
+        _draw_north(picture, north, side - 48, 4)
+    affine = piece.geobox.affine
+    return picture, affine @ affine.scale(window.width / side, window.height / side)
 
 
 def draw_key(page: Image.Image, x: float, y: int, kind: Kind, text: str) -> None:

@@ -304,9 +304,10 @@ def _blocks(path: Path, grid: GeoBox) -> int:
 
 def test_a_network_that_fails_gives_the_same_pixels(tmp_path: Path, hasty: None) -> None:
     """Stalls, cuts, 429, 503 and garbage in a quarter of all answers."""
-    pixels = reflectances((768, 768))
-    described = make_product(tmp_path, "s", pixels, classes=np.full((384, 384), 4), base="BASE")
-    with serving("faulty_server.py", tmp_path, 5, 0.25) as address:
+    side = 1280
+    pixels = reflectances((side, side))
+    described = make_product(tmp_path, "s", pixels, classes=np.full((side // 2, side // 2), 4), base="BASE")
+    with serving("faulty_server.py", tmp_path, 6, 0.25) as address:
         scene = remote(described, address)
         (grid,) = zone_grids([scene], None, 10, margin_px=0).values()
         with open_composite([scene], grid, RGB) as source:
@@ -317,7 +318,7 @@ def test_a_network_that_fails_gives_the_same_pixels(tmp_path: Path, hasty: None)
                 found[:, rows, cols] = part[:, : found[:, rows, cols].shape[1], : found[:, rows, cols].shape[2]]
         faults = json.loads(urlopen(f"{address}/_faults").read())
     top, left = patient.aligned(GRID[:1, :1], grid) or (0, 0)
-    assert np.array_equal(found[:, top : top + 768, left : left + 768], pixels)
+    assert np.array_equal(found[:, top : top + side, left : left + side], pixels)
     assert sum(faults.values()) >= 5 and len(faults) >= 3
 
 

@@ -35,6 +35,8 @@ from geoslave.review.store import Reviewer, Store
 from geoslave.review.tasks import MAX_MARKS, MAX_NOTE, Mark, Task, Vote
 
 WEB = Path(__file__).parent / "web"
+OPENLAYERS = WEB / "vendor" / "ol.js"
+"""Fetched by scripts/fetch_web.py; without it pictures stand still."""
 MAX_BODY = 1 << 17
 DRAINED = 1 << 25  # a larger body is not even read to its end
 AHEAD = 10
@@ -162,12 +164,13 @@ class Page:
         return {name: bool(held.get(name, False)) for name in ("score", "coordinates")}
 
     def done_share(self) -> float:
-        """How much of the whole work is done."""
+        """How much of the whole work is done: votes given, of those that tasks get at first."""
 
         def ask() -> float:
-            rows = self.store.progress()
-            total = sum(row.tasks for row in rows)
-            return sum(row.done + row.conflicts for row in rows) / total if total else 1.0
+            rows, each = self.store.progress(), self.store.retirement().votes
+            done, total = sum(row.done + row.conflicts for row in rows), sum(row.tasks for row in rows)
+            votes = sum(row.votes for row in rows)
+            return max(done / total, min(votes / (total * each), 0.99)) if total else 1.0
 
         return float(self.kept("done", 5, ask))
 

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from geoslave.review.consensus import agreement, fleiss_kappa
 from geoslave.review.store import Store
-from geoslave.review.tasks import Task, Vote
+from geoslave.review.tasks import ANSWERS, Task, Vote
 
 
 def overview(store: Store) -> dict[str, Any]:
@@ -21,8 +25,8 @@ def overview(store: Store) -> dict[str, Any]:
     standings = store.standings()
     return {
         "strata": _strata(store, tasks, by_task),
-        "agreement": agreement(by_task.values()),
-        "kappa": fleiss_kappa(by_task.values()),
+        "agreement": mean_agreement(by_task.values()),
+        "kappa": _kappa(by_task.values()),
         "answers": dict(Counter(vote.answer for vote in votes)),
         "reviewers": _reviewers(store, tasks, votes, by_task, standings),
         "n_votes": len(votes),
@@ -52,27 +56,10 @@ def task_map(store: Store) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def agreement(votes_by_task: Iterable[Sequence[str]]) -> float | None:
-    """The share of pairs of votes on a task that say the same, averaged over tasks with two votes or more.
-
-    Of one task (sum n_k^2 - n) / (n (n - 1)), as MapSwipe publishes it: (3, 0) is 1, (2, 1) is 1/3.
-    """
-    shares = [_task_agreement(answers) for answers in votes_by_task if len(answers) > 1]
-    return sum(shares) / len(shares) if shares else None
-
-
-def fleiss_kappa(votes_by_task: Iterable[Sequence[str]]) -> float | None:
-    """Agreement beyond chance (Fleiss 1971): 1 is full, 0 is what chance would give. None where chance explains all.
-
-    Tasks may have different numbers of votes; those with one vote are left out.
-    """
-    rated = [answers for answers in votes_by_task if len(answers) > 1]
-    seen = agreement(rated)
-    total = sum(len(answers) for answers in rated)
-    by_chance = sum((n / total) ** 2 for n in Counter(a for answers in rated for a in answers).values()) if total else 1
-    if seen is None or by_chance >= 1:
-        return None
-    return (seen - by_chance) / (1 - by_chance)
+def mean_agreement(votes_by_task: Iterable[Sequence[str]]) -> float | None:
+    """MapSwipe's agreement, averaged over the tasks with two votes or more; None where there is none."""
+    shares = agreement(_counts(votes_by_task))
+    return None if np.isnan(shares).all() else float(np.nanmean(shares))
 
 
 def as_one(answer: str) -> str:
@@ -80,9 +67,15 @@ def as_one(answer: str) -> str:
     return "yes" if answer == "offset" else answer
 
 
-def _task_agreement(answers: Sequence[str]) -> float:
-    n = len(answers)
-    return (sum(k * k for k in Counter(answers).values()) - n) / (n * (n - 1))
+def _kappa(votes_by_task: Iterable[Sequence[str]]) -> float | None:
+    kappa = fleiss_kappa(_counts(votes_by_task))
+    return None if np.isnan(kappa) else kappa
+
+
+def _counts(votes_by_task: Iterable[Sequence[str]]) -> NDArray[np.int64]:
+    """[task, answer]."""
+    rows = [[answers.count(answer) for answer in ANSWERS] for answers in votes_by_task]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(ANSWERS))
 
 
 def _strata(store: Store, tasks: dict[str, Task], by_task: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -90,7 +83,7 @@ def _strata(store: Store, tasks: dict[str, Task], by_task: dict[str, list[str]])
     for task_id, answers in by_task.items():
         if tasks[task_id].gold is None:
             held[tasks[task_id].stratum].append(answers)
-    return [asdict(row) | {"agreement": agreement(held[row.stratum])} for row in store.progress()]
+    return [asdict(row) | {"agreement": mean_agreement(held[row.stratum])} for row in store.progress()]
 
 
 def _reviewers(

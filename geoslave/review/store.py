@@ -781,7 +781,7 @@ def _next_tasks(reviewer_id: str, pool: Pool, moment: float) -> sa.Select[Any]:
         sa.select(c.task_id)
         .outerjoin(others, others.c.task_id == c.task_id)
         .where(c.pool == pool, c.retired.is_(None), c.n_votes + sa.func.coalesce(others.c.n, 0) < c.votes_wanted)
-        .where(~sa.exists(mine))
+        .where(~sa.exists(mine), c.tutorial == "")  # newcomers were told the answers of examples
         .order_by(c.tier, *(() if pool == "gold" else (c.n_votes,)), (c.spot * factor + shift) % t.MODULUS, c.task_id)
         .limit(_AHEAD)
     )

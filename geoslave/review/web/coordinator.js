@@ -83,7 +83,11 @@ function table(id, names, rows, empty) {
     }
     body.append(tr);
   }
-  if (!rows.length) body.append(element("tr")).append?.(element("td", empty));
+  if (!rows.length) {
+    const tr = element("tr");
+    tr.append(element("td", empty, { colspan: names.length }));
+    body.append(tr);
+  }
   $(id).replaceChildren(head, body);
 }
 
@@ -169,6 +173,7 @@ async function showConflict() {
     }),
   );
   $("note").value = "";
+  $("later").hidden = state.conflicts.length < 2;
   await showPicture();
 }
 

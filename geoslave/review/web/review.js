@@ -218,9 +218,11 @@ function ask(task) {
   const search = task.kind === "search";
   $("question").textContent = search ? `Mark every ${target} you see` : `Is there ${one} inside the outline?`;
   const extra = [task.score != null ? `model score ${task.score.toFixed(2)}` : "", task.lat != null ? `${task.lat.toFixed(5)}, ${task.lon.toFixed(5)}` : ""];
-  const keys = search ? "Click or tap each one, or move the picture and press M. A click on a mark takes it away." : "";
+  const touch = window.matchMedia("(hover: none)").matches;
+  const how = touch ? "Tap each one; tap a mark to take it away." : "Click each one, or move the picture with the arrows and press M. A click on a mark takes it away.";
+  const keys = search ? how : "";
   $("hint").textContent = [keys, ...extra].filter(Boolean).join(" · ");
-  $("crosshair").hidden = !(search && state.viewer.movable);
+  $("crosshair").hidden = true;
 }
 
 function answerButtons(task) {
@@ -402,7 +404,7 @@ function refused(vote, error) {
 function showProgress(share) {
   if (share !== undefined) {
     $("bar").value = share;
-    $("bar").title = `${Math.floor(share * 100)} % of all places are decided`;
+    $("bar").title = `${Math.floor(share * 100)} % of the whole work is done`;
   }
   $("count").textContent = `${state.answered} answered`;
   $("undo").disabled = !state.past.length || Boolean(state.examples);
@@ -488,10 +490,15 @@ function pressed(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const said = Object.keys(ANSWERS).find((name) => ANSWERS[name][0] === key);
   if (said && !event.repeat) answer(said);
-  else if (STEPS[key]) state.viewer.pan(...STEPS[key]);
+  else if (STEPS[key]) pan(...STEPS[key]);
   else if (ACTIONS[key]) ACTIONS[key]();
   else return;
   event.preventDefault();
+}
+
+function pan(right, down) {
+  state.viewer.pan(right, down);
+  $("crosshair").hidden = current().kind !== "search" || !state.viewer.movable; // where M would mark
 }
 
 function markCentre() {
@@ -538,6 +545,9 @@ async function leave() {
 }
 
 document.addEventListener("keydown", pressed);
+$("viewer").addEventListener("pointerdown", () => {
+  $("crosshair").hidden = true;
+});
 $("outline").addEventListener("click", toggleOutline);
 $("swipe").addEventListener("click", toggleSwipe);
 $("swipe-at").addEventListener("input", () => swipeTo(Number($("swipe-at").value) / 100));

@@ -28,7 +28,7 @@ from geoslave.imagery.raster import SCORE_NODATA, encode_scores, window_geobox
 from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import Network, Predictor, load_network, predict_cells
 from geoslave.region.config import RegionConfig
-from geoslave.region.grids import GridRecord, Input, area_on, chips, measure, open_input, refuse_replaced
+from geoslave.region.grids import GridRecord, Input, area_on, chips, ground, measure, open_input, refuse_replaced
 from geoslave.region.layout import RunFolder, read_json, sha256, write_json, write_whole
 from geoslave.region.records import pack, scores_geotiff, write_record
 
@@ -58,7 +58,8 @@ class Job:
     def area(self, record: GridRecord) -> BaseGeometry | None:
         """The area of interest on a grid, in its pixels."""
         if record.name not in self._areas:
-            self._areas[record.name] = area_on(self.aoi, record.geobox)
+            area = ground(self.inputs[record.name], self.aoi, self.package.spec)
+            self._areas[record.name] = area_on(area, record.geobox)
         return self._areas[record.name]
 
     def record(self, grid: str) -> GridRecord:

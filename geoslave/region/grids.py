@@ -19,6 +19,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import rasterio
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -29,7 +30,14 @@ from geoslave.detect import scene_ids
 from geoslave.errors import EmptyScene, GeoslaveError, MissingExtra, SceneError
 from geoslave.grid import Cell, cells_within, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
-from geoslave.imagery.geotiff import Reading, gdal_environment, open_scene, shown_path
+from geoslave.imagery.geotiff import (
+    SAME_GSD,
+    Reading,
+    gdal_environment,
+    ground_sampling_distance,
+    open_scene,
+    shown_path,
+)
 from geoslave.model.package import ModelSpec
 from geoslave.region.config import RegionConfig
 from geoslave.region.layout import RegionFolder, sha256
@@ -57,6 +65,8 @@ class Input:
     """Of that grid: shape, affine (6), CRS."""
     stamp: str
     """Changes when the imagery does."""
+    part: str | None = None
+    """Ground this grid answers for beside others (WKT, longitude and latitude); None: all of it."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,13 +75,14 @@ class Input:
             "items": list(self.items),
             "geobox": None if self.geobox is None else [list(self.geobox[0]), list(self.geobox[1]), self.geobox[2]],
             "stamp": self.stamp,
+            "part": self.part,
         }
 
     @staticmethod
     def from_dict(told: dict[str, Any]) -> Input:
         box = told["geobox"]
         geobox = None if box is None else ((box[0][0], box[0][1]), tuple(box[1]), box[2])
-        return Input(told["name"], told["path"], tuple(told["items"]), geobox, told["stamp"])
+        return Input(told["name"], told["path"], tuple(told["items"]), geobox, told["stamp"], told["part"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +212,7 @@ def measure(
     with gdal_environment(), open_input(given, config, spec, items) as source:
         geobox = source.geobox
         taken = config.date or source.date
-        status, cells, factor, summand = _look(source, config, spec, aoi)
+        status, cells, factor, summand = _look(source, config, spec, ground(given, aoi, spec))
         side = block_side(config, spec)
         notes = _notes(source, status, spec)
         return GridRecord(
@@ -210,14 +221,15 @@ def measure(
             shape=(int(geobox.shape[0]), int(geobox.shape[1])),
             transform=tuple(geobox.affine)[:6],
             crs=str(geobox.crs),
-            scene_id=str(source.scene_id),
+            # zones of one composite are scenes of their own: what both show is merged
+            scene_id=str(source.scene_id) if given.part is None else f"{source.scene_id}_{given.name}",
             date=None if taken is None else taken.isoformat(),
             factor=tuple(float(value) for value in factor),
             summand=tuple(float(value) for value in summand),
             block_px=side,
             blocks=tuple((cell.row, cell.col) for cell in cells),
             notes=notes,
-            stamps=_stamps(given),
+            stamps=_stamps(given, items),
         )
 
 
@@ -228,13 +240,24 @@ def open_input(given: Input, config: RegionConfig, spec: ModelSpec, items: Path 
         scene = open_scene(given.path, how)
         scene.scene_id = given.name
         return scene
-    from geoslave.imagery.catalog import load_items
     from geoslave.imagery.composite import open_composite
 
     assert given.geobox is not None and items is not None
     shape, affine, crs = given.geobox
-    chosen = [item for item in load_items(items) if item.id in given.items]
-    return open_composite(chosen, GeoBox(shape, Affine(*affine), crs), how, config.composite)
+    return open_composite(_chosen(given, items), GeoBox(shape, Affine(*affine), crs), how, config.composite)
+
+
+def ground(given: Input, aoi: gpd.GeoSeries | None, spec: ModelSpec) -> gpd.GeoSeries | None:
+    """What is reported of a grid, in longitude and latitude; None is all of it.
+
+    A grid that answers for a part reports a site's length more: which of two grids holds a site on the
+    border depends on its outline, so both report it and one is kept.
+    """
+    if given.part is None:
+        return aoi
+    degrees = get_target(spec.target).length_m[1] / 100_000
+    part = gpd.GeoSeries([shapely.from_wkt(given.part).buffer(degrees)], crs="OGC:CRS84")
+    return part if aoi is None else part.intersection(aoi.union_all())
 
 
 def area_on(aoi: gpd.GeoSeries | None, geobox: GeoBox) -> BaseGeometry | None:
@@ -310,13 +333,41 @@ def _notes(source: Any, status: str, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _stamps(given: Input) -> dict[str, str]:
+def _stamps(given: Input, items: Path | None) -> dict[str, str]:
     if given.path is None:
-        return {}
+        return _item_stamps(given, items)
     stamps = {path: stamp(path) for path in _files(given.path)}
     if stamps.get(given.path, given.stamp) != given.stamp:
         raise ReplacedScene(f"{shown_path(given.path)} was replaced since the run began: run again, a new one begins")
     return stamps
+
+
+def _item_stamps(given: Input, items: Path | None) -> dict[str, str]:
+    """Of the items' files on disk; of those at addresses too if there is one item only, as each costs a request."""
+    from geoslave.imagery.assets import image_assets
+    from geoslave.imagery.catalog import changed_assets
+
+    assert items is not None
+    stamps = {}
+    for item in _chosen(given, items):
+        changed = changed_assets(item) if len(given.items) == 1 else []
+        if changed:
+            raise ReplacedScene(
+                f"the item {item.id}: its file for {', '.join(changed)} was replaced: list the scenes anew with  "
+                "geoslave region scenes"
+            )
+        for asset in image_assets(item).values():
+            href = str(asset.get_absolute_href() or asset.href)
+            if "://" not in href or len(given.items) == 1:
+                stamps[href] = stamp(href)
+    return stamps
+
+
+def _chosen(given: Input, items: Path) -> list[Any]:
+    from geoslave.imagery.catalog import load_items
+
+    wanted = set(given.items)
+    return [item for item in load_items(items) if item.id in wanted]
 
 
 def _files(path: str) -> list[str]:
@@ -344,34 +395,49 @@ def _items(region: RegionFolder, config: RegionConfig) -> list[Any]:
     except ImportError:
         raise MissingExtra("a region of STAC items", "region") from None
     if config.scenes:
-        return list(local_items(list_scenes(region, config.scenes)))
-    return list(load_items(region.scenes))
+        nodata = None if config.nodata == "none" else config.nodata
+        return list(local_items(list_scenes(region, config.scenes), crs=config.crs, nodata=nodata))
+    return list(load_items(region.scenes)) if any(region.scenes.glob("*.json")) else []
 
 
 def _item_inputs(
     items: Sequence[Any], config: RegionConfig, spec: ModelSpec, aoi: gpd.GeoSeries | None
 ) -> Iterator[Input]:
-    from geoslave.imagery.catalog import zone_grids
+    from geoslave.imagery.catalog import zone_grids, zone_parts
 
-    area = None if aoi is None else aoi.union_all()
     if config.composite == "single":
         names = _unique([_safe(item.id) for item in items])
         for item, name in zip(items, names, strict=True):
-            path = _own_file(item)
-            if path is not None:
-                yield Input(name, path, (), None, stamp(path))
-                continue
-            for zone, geobox in zone_grids([item], area, spec.gsd_m).items():
-                yield _item_input(f"{name}-{zone}", [item], geobox)
+            yield from _single_inputs(item, name, spec)
         return
-    for zone, geobox in zone_grids(list(items), area, spec.gsd_m).items():
-        yield _item_input(f"zone-{_safe(zone)}", items, geobox)
+    margin = spec.halo + round(get_target(spec.target).length_m[1] / spec.gsd_m)
+    grids = zone_grids(items, aoi, spec.gsd_m, margin_px=margin, anchor_px=block_side(config, spec))
+    parts = zone_parts(items, aoi, spec.gsd_m)
+    for zone, geobox in grids.items():
+        part = None if len(grids) == 1 else parts[zone].wkt
+        yield _item_input(f"zone_{_safe(zone)}", items, geobox, part)
 
 
-def _item_input(name: str, items: Sequence[Any], geobox: GeoBox) -> Input:
+def _single_inputs(item: Any, name: str, spec: ModelSpec) -> Iterator[Input]:
+    """One scene: from its file if it is one, else (its bands are files of their own) on the grid of its bands."""
+    from geoslave.imagery.catalog import item_geobox, zone_grids
+
+    path = _own_file(item)
+    if path is not None:
+        yield Input(name, path, (), None, stamp(path))
+        return
+    own = item_geobox(item, spec.gsd_m)
+    if own is not None and 1 / SAME_GSD <= max(ground_sampling_distance(own)) / spec.gsd_m <= SAME_GSD:
+        yield _item_input(name, [item], own, None)
+        return
+    for zone, geobox in zone_grids([item], None, spec.gsd_m).items():
+        yield _item_input(f"{name}_{_safe(zone)}", [item], geobox, None)
+
+
+def _item_input(name: str, items: Sequence[Any], geobox: GeoBox, part: str | None) -> Input:
     content = [item.to_dict(include_self_link=False, transform_hrefs=False) for item in items]
     place = ((int(geobox.shape[0]), int(geobox.shape[1])), tuple(geobox.affine)[:6], str(geobox.crs))
-    return Input(name, None, tuple(item.id for item in items), place, sha256(repr(content).encode()))
+    return Input(name, None, tuple(item.id for item in items), place, sha256(repr(content).encode()), part)
 
 
 def _own_file(item: Any) -> str | None:

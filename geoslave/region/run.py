@@ -147,7 +147,7 @@ def prepare(region: RegionFolder) -> Job:
         FORMAT,
         {**config.of_the_result(), "model": None, "aoi": sha256(aoi_bytes), "scenes": None},
         [package.checksum, package.spec.model_dump(mode="json")],
-        [[one.name, one.stamp, one.items, one.geobox] for one in inputs],
+        [one.to_dict() | {"path": None} for one in inputs],
         block_side(config, package.spec),
     )
     run = region.run(mark)

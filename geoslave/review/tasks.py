@@ -55,7 +55,7 @@ class Picture:
     """YYYY-MM-DD."""
     when: Literal["now", "before"] = "now"
     outline: tuple[tuple[Point, ...], ...] = ()
-    """Rings of the site that is asked about, in this picture's pixels; empty for a search."""
+    """Rings of the site that is asked about, in this picture's pixels; in a search the tile's edge."""
 
 
 @dataclass(frozen=True, slots=True)

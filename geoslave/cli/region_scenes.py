@@ -156,7 +156,7 @@ def _refuse_without_bands(items: list[pystac.Item], config: RegionConfig) -> Non
 
 
 def _facts(region: RegionFolder, items: list[pystac.Item]) -> dict[str, Any]:
-    from geoslave.imagery.catalog import day_of, item_crs
+    from geoslave.imagery.items import day_of, item_crs
 
     days = sorted(day for day in map(day_of, items) if day is not None)
     codes = sorted({f"EPSG:{crs.epsg}" if crs.epsg else "no EPSG code" for crs in map(item_crs, items) if crs})

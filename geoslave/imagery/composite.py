@@ -36,8 +36,8 @@ from rasterio.windows import Window
 
 from geoslave.errors import EmptyScene, SceneError
 from geoslave.imagery.assets import UNSEEN_CLASSES, BandAsset, Calibration, band_assets, mask_asset
-from geoslave.imagery.catalog import day_of, footprint_on, item_crs
 from geoslave.imagery.geotiff import SAMPLE_PIXELS, Reading, Scene
+from geoslave.imagery.items import day_of, footprint_on, item_crs
 from geoslave.imagery.patient import PatientScene
 from geoslave.imagery.raster import Raster, window_geobox
 from geoslave.imagery.scaling import Radiometry, Scaling, coefficients, radiometry, scene_statistics

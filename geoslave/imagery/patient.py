@@ -54,7 +54,12 @@ REMOTE_OPTIONS: dict[str, Any] = {
 
 _FILE_SYSTEMS = {"http": "/vsicurl/http://", "https": "/vsicurl/https://"}
 _FILE_SYSTEMS |= {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", "oss": "/vsioss/"}
-_FOR_GOOD = re.compile(r"\b(?:40[0134]|410|416)\b|does not exist|NoSuch|AccessDenied|InvalidAccess|Signature", re.I)
+_FOR_GOOD = re.compile(
+    r"response[ _]code\D*(?:400|401|403|404|410)\b|specified key does not exist"
+    r"|NoSuch|AccessDenied|InvalidAccess|SignatureDoesNot",
+    re.IGNORECASE,
+)
+"""What a server says of a file that will not be there the next time either."""
 
 T = TypeVar("T")
 

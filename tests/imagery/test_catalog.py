@@ -19,14 +19,14 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 
 from geoslave.errors import GeoslaveError, SceneError
-from geoslave.imagery import catalog, patient
+from geoslave.imagery import patient, stacsearch
 from geoslave.imagery.assets import Calibration, band_assets, common_name, mask_asset
 from geoslave.imagery.catalog import (
     changed_assets,
     choose_items,
-    day_of,
     load_items,
     local_items,
     read_catalogue,
@@ -36,6 +36,7 @@ from geoslave.imagery.catalog import (
     zone_grids,
     zone_parts,
 )
+from geoslave.imagery.items import day_of
 from tests.scenes import make_product, reflectances
 
 Make = Callable[..., Path]
@@ -228,7 +229,7 @@ def test_a_limit_keeps_the_clearest_scenes_of_each_place(api: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "PAUSES_S", (0.01,) * 5)
+    monkeypatch.setattr(stacsearch, "PAUSES_S", (0.01,) * 5)
     urlopen(f"{api}/busy?times=3").read()
     assert len(search_items(api, "sentinel-2-l2a", EVERYWHERE)) == 250
 
@@ -344,7 +345,7 @@ def test_an_area_chooses_but_never_moves(west: float, south: float, width: float
     assert grid.affine.c % (10 * anchor) == 0 and grid.affine.f % (10 * anchor) == 0
     assert grid.affine.a == 10 and grid.affine.e == -10
     corner = shapely.Point(west, south)
-    x, y = ~grid.affine * catalog.Projection.from_crs(4326, 32645, always_xy=True).transform(corner.x, corner.y)
+    x, y = ~grid.affine * Transformer.from_crs(4326, 32645, always_xy=True).transform(corner.x, corner.y)
     assert 127 <= x < grid.shape[1] and 0 <= y <= grid.shape[0] - 127
 
 

@@ -423,3 +423,21 @@ def test_a_file_of_several_bands_with_a_mask(tmp_path: Path) -> None:
         raster = source.read(EVERYTHING)
         assert source.bands == ("nir", "red") and source.date == date(2024, 1, 1)
     assert np.array_equal(raster.pixels, pixels[[3, 0]])
+
+
+def test_the_median_is_that_of_odc_stac(tmp_path: Path) -> None:
+    """Another implementation: odc-stac loads the same items with xarray, grouped by solar day."""
+    from odc.stac import load
+
+    items = [
+        pystac.Item.from_dict(
+            make_product(tmp_path, f"p{n}", reflectances((SIDE, SIDE), n), taken=f"2024-01-0{n + 1}T04:30:00Z",
+                         origin=(500_000 + 160 * n, 2_650_000 - 80 * n))
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    theirs = load(items, bands=["red", "green", "blue"], geobox=GRID, groupby="solar_day", dtype="float32", nodata=0)
+    median = theirs.where(theirs != 0).median("time").to_dataarray().to_numpy()
+    ours = read(items, "median")
+    assert np.array_equal(ours.valid, np.isfinite(median[0]))
+    assert np.array_equal(ours.pixels[:, ours.valid], median[:, ours.valid])

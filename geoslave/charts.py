@@ -175,6 +175,37 @@ def draw_reliability(
         _titled(figure, title, subtitle)
 
 
+def draw_series(
+    path: Path,
+    dates: Sequence[Any],
+    values: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    found: Sequence[int],
+    title: str = "Sites over time",
+    *,
+    subtitle: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Draw counts at dates with their intervals, and beside them the bare number of detections.
+
+    Raises:
+        MissingExtra: without matplotlib.
+        OutputError: if `path` exists and `overwrite` is false, or it cannot be written.
+    """
+    with _chart(path, (8, 4.8), overwrite) as figure:
+        axes = figure.add_axes((0.115, 0.13, 0.85, 0.68))
+        axes.fill_between(dates, low, high, color=BLUE, alpha=0.15, linewidth=0)
+        axes.vlines(dates, low, high, color=BLUE, linewidth=2)
+        axes.plot(dates, values, color=BLUE, marker="o", linewidth=2, label="corrected for misses, 95 % interval")
+        axes.plot(dates, found, color=GREY, marker="s", linestyle="--", linewidth=1.5, label="detections, uncorrected")
+        axes.set_ylim(0, max([*high, *found, 1]) * 1.12)
+        axes.set_xticks(list(dates)[:: max(1, len(dates) // 6)])
+        axes.set_ylabel("Sites")
+        axes.legend(loc="lower right")
+        _titled(figure, title, subtitle)
+
+
 @contextmanager
 def _chart(path: Path, inches: tuple[float, float], overwrite: bool) -> Iterator[Any]:
     """An empty figure that becomes a PNG at `path` when it is drawn."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
+from geoslave.cli.estimate_change import command as change_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -348,7 +349,7 @@ def _with_areas(points: Any, table: pd.DataFrame, areas: Path, area_name: str | 
     return table.assign(area=found.astype(object).where(found.notna(), "(outside)").astype(str))
 
 
-def _layer(path: Path) -> Any:
+def _layer(path: Path, empty: bool = False) -> Any:
     import geopandas as gpd
 
     from geoslave.errors import EstimateError
@@ -357,8 +358,10 @@ def _layer(path: Path) -> Any:
         layer = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
     except Exception as error:  # every reader has its own errors
         raise EstimateError(f"{path} cannot be read as a layer: {' '.join(str(error).split())}") from error
-    if layer.empty or layer.crs is None:
-        raise EstimateError(f"{path} {'has no rows' if layer.empty else 'has no CRS'}: give another layer")
+    if layer.crs is None:
+        raise EstimateError(f"{path} has no CRS: say where it is, e.g. with ogr2ogr -a_srs")
+    if layer.empty and not empty:
+        raise EstimateError(f"{path} has no rows: give another layer")
     return layer
 
 
@@ -475,3 +478,6 @@ def _comparison_lines(one: Comparison) -> list[str]:
     verdict = "differs" if one.differs else "no difference seen"
     lines = [f"{one.measure} by {one.by}: {verdict} (p = {one.p_value:.3g})"]
     return [*lines, *(f"  {name[:24]:<24} {_shown(estimate, 3)}" for name, estimate in one.groups.items())]
+
+
+command.add_command(change_command)

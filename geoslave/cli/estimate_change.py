@@ -1,0 +1,284 @@
+"""`geoslave estimate change`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoslave.cli.common import DISTANCE, PATH, SHARE, answer, example, json_option, note, overwrite_option
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from geoslave.detections.change import Epoch, Observed
+    from geoslave.estimate.change import Change, Rate
+    from geoslave.estimate.count import Estimate
+
+MEANINGS = {
+    "persisted": "seen at the last date, and not new",
+    "appeared": "seen at the last date, after an observed absence",
+    "not redetected": "not seen where it could be, too seldom to say more",
+    "closed": "observably absent often enough",
+    "unobservable": "nobody could have seen: cloud or nodata",
+}
+
+
+@click.command(
+    "change",
+    epilog=example(
+        "geoslave estimate change 2019.gpkg 2021.gpkg 2023.gpkg --recall 0.85,0.8,0.9 --out sites.gpkg",
+        "geoslave estimate change a.gpkg b.gpkg --date 2019-01-20 --date 2021-02-01 \\\n"
+        "      --observed a_valid.tif --observed b_valid.tif --plot series.png",
+    ),
+)
+@click.argument("layers", nargs=-1, required=True, type=PATH, metavar="A B [C...]")
+@click.option("--date", "dates", multiple=True, metavar="YYYY-MM-DD", help="One a layer. [default: their column date]")
+@click.option("--observed", multiple=True, type=PATH, help="One a layer: polygons, or a raster valid where was seen.")
+@click.option("--recall", multiple=True, metavar="R[,LOW,HIGH]", help="Of the detector: once, or one a layer.")
+@click.option("--precision", multiple=True, metavar="P[,LOW,HIGH]", help="Likewise. [default: 1, layers were reviewed]")
+@click.option("--min-confidence", type=SHARE, default=0.0, help="Leave out detections below.")
+@click.option("--distance", "max_distance_m", type=DISTANCE, default=50.0, show_default=True, metavar="METRES")
+@click.option("--iou", "min_iou", type=SHARE, default=0.1, show_default=True)
+@click.option("--out", type=PATH, help="Every site with its history: .gpkg, .geojson, .fgb or .parquet.")
+@click.option("--plot", type=PATH, help="A chart of the counts over time (.png); needs --recall.")
+@overwrite_option
+@json_option
+def command(
+    layers: tuple[Path, ...],
+    dates: tuple[str, ...],
+    observed: tuple[Path, ...],
+    recall: tuple[str, ...],
+    precision: tuple[str, ...],
+    min_confidence: float,
+    max_distance_m: float,
+    min_iou: float,
+    out: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """What became of the sites between layers of detections, A first.
+
+    Sites are matched one to one. A site is closed after two observable absences; with --recall after as many as
+    make that right 19 times in 20. With --recall, counts of change are corrected for misses, with
+    intervals. Use images of the same season: kilns stop in the monsoon.
+    """
+    from geoslave.detections.change import LEAST_ABSENCES, absences_needed, follow
+    from geoslave.files import refuse_existing
+
+    _check_usage(layers, dates, observed, recall, precision, plot)
+    for path in (out, plot):
+        if path is not None:
+            refuse_existing(path, overwrite)
+    epochs = _epochs(layers, dates, observed, min_confidence)
+    recalls, precisions = _rates(recall, len(layers)), _rates(precision or ("1",), len(layers))
+    least = min((rate.value for rate in recalls), default=None)
+    sites = follow(epochs, max_distance_m, min_iou, least)
+    facts: dict[str, Any] = {
+        "n_sites": len(sites),
+        "absences_needed": LEAST_ABSENCES if least is None else absences_needed(least),
+        "status": {name: int((sites["status"] == name).sum()) for name in MEANINGS},
+        "series": _series(epochs, sites, recalls, precisions),
+        "changes": _changes(epochs, sites, recalls, precisions),
+        "out": None if out is None else str(out),
+    }
+    if out is not None:
+        _write_layer(sites, out, overwrite)
+    if plot is not None:
+        _draw(plot, facts["series"], overwrite)
+    answer(as_json, facts, _lines(facts))
+    if not as_json and not recalls:
+        note("without --recall misses look like changes, and two absences of a weak detector like closures")
+
+
+def _check_usage(
+    layers: tuple[Path, ...],
+    dates: tuple[str, ...],
+    observed: tuple[Path, ...],
+    recall: tuple[str, ...],
+    precision: tuple[str, ...],
+    plot: Path | None,
+) -> None:
+    if len(layers) < 2:
+        raise click.UsageError("give at least two layers, the earliest first")
+    for name, given in (("--date", dates), ("--observed", observed)):
+        if given and len(given) != len(layers):
+            raise click.UsageError(f"{name} is given {len(given)} times for {len(layers)} layers: give one for each")
+    for name, given_rates in (("--recall", recall), ("--precision", precision)):
+        if len(given_rates) not in (0, 1, len(layers)):
+            raise click.UsageError(f"{name}: once for all layers, or once for each")
+    if plot is not None and not recall:
+        raise click.UsageError("--plot needs --recall: bare detections over time show the detector, not the sites")
+
+
+def _rates(given: tuple[str, ...], n: int) -> list[Rate]:
+    from geoslave.estimate.change import Rate
+
+    rates = []
+    for text in given:
+        try:
+            parts = [float(part) for part in text.split(",")]
+        except ValueError:
+            parts = []
+        if len(parts) not in (1, 3):
+            raise click.UsageError(f"'{text}' is no rate: write 0.85, or 0.85,0.80,0.90 with its interval")
+        rates.append(Rate(*(parts if len(parts) == 3 else parts * 3)))
+    return rates * n if len(rates) == 1 else rates
+
+
+def _epochs(
+    layers: tuple[Path, ...], dates: tuple[str, ...], observed: tuple[Path, ...], min_confidence: float
+) -> list[Epoch]:
+    from geoslave.cli.estimate import _layer
+    from geoslave.detections.change import Epoch
+
+    epochs = []
+    for k, path in enumerate(layers):
+        table = _layer(path, empty=True)
+        if "confidence" in table:
+            table = table[table["confidence"] >= min_confidence]
+        when = _date(dates[k] if dates else None, table, path)
+        epochs.append(Epoch(when, table, _observed(observed[k]) if observed else None))
+    return epochs
+
+
+def _date(given: str | None, table: gpd.GeoDataFrame, path: Path) -> date:
+    from geoslave.errors import GeoslaveError
+
+    text = given
+    if text is None and "date" in table and table["date"].notna().any():
+        text = str(table["date"].dropna().astype(str).max())[:10]
+    try:
+        return date.fromisoformat(text or "")
+    except ValueError:
+        said = f"'{text}' is no date" if text else f"{path} has no dates in a column 'date'"
+        raise GeoslaveError(f"{said}: give --date YYYY-MM-DD once for each layer") from None
+
+
+def _observed(path: Path) -> Observed:
+    """Which points a polygon layer covers, or a raster has valid pixels at."""
+    import numpy as np
+    import shapely
+
+    from geoslave.cli.estimate import _layer
+
+    if path.suffix.lower() not in (".tif", ".tiff", ".vrt"):
+        ground = shapely.union_all(_layer(path).geometry.to_crs(4326).to_numpy())
+        shapely.prepare(ground)
+        return lambda points: np.asarray(shapely.covers(ground, points), bool)
+
+    def sampled(points: Any) -> Any:
+        import geopandas as gpd
+        import rasterio
+
+        with rasterio.open(path) as scene:
+            at = gpd.GeoSeries(list(points), crs=4326).to_crs(scene.crs)
+            inside = shapely.covers(shapely.box(*scene.bounds), at.to_numpy())
+            values = scene.sample(zip(at.x, at.y, strict=True), masked=True)
+            return inside & np.array([not np.ma.getmaskarray(value).all() for value in values], bool)
+
+    return sampled
+
+
+def _series(
+    epochs: list[Epoch], sites: gpd.GeoDataFrame, recalls: list[Rate], precisions: list[Rate]
+) -> list[dict[str, Any]]:
+    from geoslave.estimate.change import corrected_count
+
+    series = []
+    for k, epoch in enumerate(epochs):
+        state = sites["states"].str[k]
+        row: dict[str, Any] = {
+            "date": epoch.date.isoformat(),
+            "found": int((state == "P").sum()),
+            "unobservable": int((state == "U").sum()),
+        }
+        if recalls:
+            row["sites"] = _facts(corrected_count(row["found"], recalls[k], precisions[k]))
+        series.append(row)
+    return series
+
+
+def _changes(
+    epochs: list[Epoch], sites: gpd.GeoDataFrame, recalls: list[Rate], precisions: list[Rate]
+) -> list[dict[str, Any]]:
+    """From each date to the next, on sites that could be seen at both."""
+    from geoslave.estimate.change import corrected_change
+
+    changes = []
+    for k in range(len(epochs) - 1):
+        a, b = sites["states"].str[k], sites["states"].str[k + 1]
+        seen = (a != "U") & (b != "U")
+        n_a, n_b, both = (int((part & seen).sum()) for part in (a == "P", b == "P", (a == "P") & (b == "P")))
+        row: dict[str, Any] = {
+            "from": epochs[k].date.isoformat(),
+            "to": epochs[k + 1].date.isoformat(),
+            "found_first": n_a,
+            "found_then": n_b,
+            "found_both": both,
+        }
+        if recalls:
+            change: Change = corrected_change(
+                n_a, n_b, both, recalls[k], recalls[k + 1], precisions[k], precisions[k + 1]
+            )
+            row |= {name: _facts(getattr(change, name)) for name in ("persisted", "closed", "opened", "net")}
+        changes.append(row)
+    return changes
+
+
+def _facts(estimate: Estimate) -> dict[str, Any]:
+    return asdict(estimate)
+
+
+def _write_layer(sites: gpd.GeoDataFrame, out: Path, overwrite: bool) -> None:
+    from geoslave.errors import OutputError
+    from geoslave.files import atomic_file
+
+    drivers = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+    ending = out.suffix.lower()
+    if ending not in (*drivers, ".parquet"):
+        raise OutputError(f"{out}: '{ending}' is no format for sites: use .gpkg, .geojson, .fgb or .parquet")
+    with atomic_file(out, overwrite=overwrite) as draft:
+        if ending == ".parquet":
+            sites.to_parquet(draft)
+        else:
+            sites.to_file(draft, driver=drivers[ending], engine="pyogrio", layer="sites")
+
+
+def _draw(plot: Path, series: list[dict[str, Any]], overwrite: bool) -> None:
+    from geoslave.charts import draw_series
+
+    counts = [row["sites"] for row in series]
+    draw_series(
+        plot,
+        [date.fromisoformat(row["date"]) for row in series],
+        [count["value"] for count in counts],
+        [count["low"] for count in counts],
+        [count["high"] for count in counts],
+        [row["found"] for row in series],
+        subtitle="where somebody could see; 95 % interval",
+        overwrite=overwrite,
+    )
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [f"{facts['n_sites']:,} sites seen at any date"]
+    lines += [f"  {name:<16} {n:>7,}   {MEANINGS[name]}" for name, n in facts["status"].items()]
+    lines.append(f"  closed: {facts['absences_needed']} observable absences in a row")
+    for row in facts["changes"]:
+        found = f"{row['found_first']:,} found, then {row['found_then']:,}, both times {row['found_both']:,}"
+        lines += ["", f"  {row['from']} to {row['to']}: {found}"]
+        figures = {name: row[name] for name in ("persisted", "closed", "opened", "net") if name in row}
+        lines += [f"    {name:<12} {_shown(figure)}" for name, figure in figures.items()]
+    return lines if facts["out"] is None else [*lines, "", f"  ->  {facts['out']}"]
+
+
+def _shown(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:,.0f}  [{figure['low']:,.0f}, {figure['high']:,.0f}]"

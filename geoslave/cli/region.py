@@ -174,6 +174,72 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+def _when(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+    """A day or a moment; without a zone it is this machine's."""
+    from datetime import datetime
+
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).astimezone()
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no date: write 2027-01-31 or 2027-01-31T08:00") from None
+
+
+@click.command("plan", epilog=example("geoslave region plan bihar", "geoslave region plan bihar --by 2027-01-31T08:00"))
+@click.argument("name")
+@click.option("--workers", type=click.IntRange(1), help="Processes on this machine. [default: one per core]")
+@click.option("--by", callback=_when, metavar="DATE[THH:MM]", help="How many workers finish by then?")
+@regions_option
+@json_option
+def plan(name: str, workers: int | None, by: Any, regions: Path, as_json: bool) -> None:
+    """Say what the region NAME will take: blocks, disk, memory and time.
+
+    Looks at every scene and times a few chips on this machine; a run goes on from what was looked at.
+    blocks.geojson, which opens in QGIS, shows the blocks.
+    """
+    from geoslave.cli.common import progress
+    from geoslave.region.layout import find_region
+    from geoslave.region.plan import plan_facts, plan_region
+
+    region = find_region(name, regions)
+    with progress(as_json) as step:
+        made = plan_region(region, workers, by, step)
+    for text in made.warnings:
+        note(text)
+    facts = {"region": region.name, "blocks_file": str(region.blocks), **plan_facts(made)}
+    answer(as_json, facts, _plan_lines(name, facts))
+
+
+def _plan_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    done = f", {facts['blocks_done']} of them done" if facts["blocks_done"] else ""
+    skipped = f" ({facts['skipped']} more are outside of the area or empty)" if facts["skipped"] else ""
+    step = facts["seconds_a_chip"]
+    whole = max(sum(step.values()), 1e-9)
+    shares = ", ".join(
+        f"{told} {step[key] / whole:.0%}"
+        for key, told in (("fetch", "fetching"), ("decode", "decoding"), ("network", "model"), ("write", "writing"))
+    )
+    hours = {int(n): 3600 * value for n, value in facts["hours_by_workers"].items()}
+    cluster = ", ".join(f"{n}: {_duration(hours[n])}" for n in (8, 64, 256))
+    lines = [
+        f"{facts['grids']} scenes or grids{skipped}, {facts['blocks']} blocks{done}",
+        f"  ground    {facts['ground_km2']:,.0f} km² ({facts['mpx']:,.1f} Mpx), {facts['valid_share']:.0%} of it valid",
+        f"  time      {_duration(3600 * facts['hours'])} with {facts['workers']} worker(s) of {facts['threads']} "
+        f"thread(s) on this machine's {facts['cores']} core(s)",
+        f"  cluster   {cluster}  (workers with a core each)",
+        f"  steps     {shares}",
+        f"  slowest   {facts['bottleneck']}",
+        f"  disk      {facts['disk_gb']:.2f} GB of {facts['free_gb']:.0f} GB free",
+        f"  memory    {facts['memory_mb']:.0f} MB for each worker, of {facts['machine_mb'] / 1024:.0f} GB",
+    ]
+    if facts["workers_by"] is not None:
+        needed = facts["workers_by"]
+        told = f"{needed} worker(s) with a core each" if needed else "no number of workers: that moment has passed"
+        lines.append(f"  by then   {told}")
+    return [*lines, f"  next:  geoslave region run {name}"]
+
+
 @click.command(
     "run",
     epilog=example(

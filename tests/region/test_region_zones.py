@@ -70,9 +70,7 @@ def test_items_of_files_give_what_the_files_give(make_region: MakeRegion, scenes
     assert len(expected) > 10 and find(items) == expected
 
 
-def test_bands_in_files_of_their_own_are_one_scene(
-    make_region: MakeRegion, scenes: list[Path], tmp_path: Path
-) -> None:
+def test_bands_in_files_of_their_own_are_one_scene(make_region: MakeRegion, scenes: list[Path], tmp_path: Path) -> None:
     import pystac
 
     from geoslave.imagery.catalog import local_items, save_items

@@ -1,0 +1,59 @@
+"""A plan says what there is to do, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from geoslave.region.plan import Steps, plan_region
+from geoslave.region.run import Choice, run_region
+from tests.region.conftest import MakeRegion
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_a_plan_counts_what_the_run_does(make_region: MakeRegion, run: Run, scenes: list[Path]) -> None:
+    region = make_region()
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    command = ("region", "plan", "test", "--regions", region.path.parent, "--by", soon, "--json")
+    told = json.loads(run(*command)[1])
+    summary = run_region(region, Choice(workers=0))
+    assert told["blocks"] == summary.blocks and told["blocks_done"] == 0 and told["grids"] == 2
+    assert told["mpx"] == pytest.approx(2 * 300 * 250 / 1e6)
+    assert told["ground_km2"] == pytest.approx(2 * 3 * 2.5, rel=0.01)
+    assert told["valid_share"] == pytest.approx(1 - 30 * 30 / (2 * 300 * 250), abs=0.01)
+    assert told["hours"] > 0 and told["workers_by"] == 1 and told["memory_mb"] > 50
+    kept = sum(path.stat().st_size for kind in ("scores", "objects") for path in (summary.run.path / kind).rglob("*.*"))
+    assert kept / 3 < told["disk_gb"] * 1e9 < kept * 3  # of chips so small the files' headers are a part
+    again = json.loads(run(*command)[1])
+    assert again["blocks_done"] == again["blocks"] and again["hours"] == again["disk_gb"] == 0
+    status, out, _ = run(*command[:-1])
+    assert status == 0 and "km²" in out and "slowest" in out
+
+
+def test_a_moment_that_has_passed_cannot_be_met(make_region: MakeRegion) -> None:
+    assert plan_region(make_region(), 1, datetime(2020, 1, 1, tzinfo=UTC)).workers_by == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        (Steps(5, 1, 2, 0.1), "fetching"),
+        (Steps(0, 3, 2, 0.1), "decoding"),
+        (Steps(1, 1, 2, 0.1), "the model"),
+        (Steps(0, 0, 1, 2), "writing"),
+    ],
+)
+def test_the_slowest_step_is_named(steps: Steps, named: str) -> None:
+    assert steps.bottleneck.startswith(named)
+
+
+def test_more_workers_than_cores_help_only_where_cores_wait() -> None:
+    slow_network = Steps(fetch=8, decode=1, network=2, write=0)
+    assert slow_network.chip_seconds(4, 2, 1) == pytest.approx(slow_network.chip_seconds(2, 2, 1) / 2)
+    busy = Steps(fetch=0, decode=1, network=2, write=0)
+    assert busy.chip_seconds(4, 2, 1) == busy.chip_seconds(2, 2, 1) == 1.5

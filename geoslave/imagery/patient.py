@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj import Transformer as Projection
+from pyproj.exceptions import ProjError
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -205,14 +206,17 @@ def _part_under(scene: GeoBox, geobox: GeoBox) -> tuple[GeoBox, tuple[int, int]]
 
 
 def edge_on(geobox: GeoBox, grid: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points (x, y) along the edge of a geobox, in pixels of a grid; infinite where the CRS does not reach."""
+    """Points (x, y) along the edge of a geobox, in pixels of a grid; infinite where its CRS does not reach."""
     rows, cols = geobox.shape
     along = np.linspace(0, 1, 33)
     x = np.concatenate([along * cols, along * cols, along * 0, along * 0 + cols])
     y = np.concatenate([along * 0, along * 0 + rows, along * rows, along * rows])
     east, north = geobox.affine @ (x, y)
     if geobox.crs != grid.crs:
-        east, north = _projection(str(geobox.crs), str(grid.crs)).transform(east, north)
+        try:
+            east, north = _projection(str(geobox.crs), str(grid.crs)).transform(east, north)
+        except ProjError:  # another celestial body
+            return np.full(x.shape, np.inf), np.full(x.shape, np.inf)
     found: tuple[NDArray[np.float64], NDArray[np.float64]] = ~grid.affine @ (east, north)
     return found
 

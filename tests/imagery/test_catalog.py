@@ -137,6 +137,19 @@ def test_a_folder_without_scenes(tmp_path: Path) -> None:
         load_items(tmp_path)
 
 
+def test_odd_files_become_items_or_are_refused_with_a_reason(data_dir: Path) -> None:
+    """Rasters from everywhere: no CRS, another moon, all the earth, palettes, no bytes."""
+    items, refused = [], {}
+    for path in sorted((data_dir / "edge_rasters").glob("*.tif*")):
+        try:
+            items += local_items([path])
+        except SceneError as error:
+            refused[path.name] = str(error)
+    assert len(items) >= 20 and len(refused) >= 5
+    assert all(name in reason for name, reason in refused.items())
+    assert all(zone_grids([one], None, 10.0) for one in items if one.id != "riotiler_cog_fullearth")
+
+
 # ---------------------------------------------------------------- catalogues
 
 

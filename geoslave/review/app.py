@@ -10,6 +10,7 @@ refused before they are read into memory.
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -548,9 +549,13 @@ class _Guard:
                 raise _TooLarge
             return message
 
-        try:
-            await self.app(scope, counted, send)
-        except _TooLarge:
+        async def unless_too_large(message: Message) -> None:
+            if seen <= MAX_BODY:
+                await send(message)
+
+        with suppress(_TooLarge):
+            await self.app(scope, counted, unless_too_large)
+        if seen > MAX_BODY:
             await _too_large(scope, receive, send)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoslave.review.consensus import agreement, fleiss_kappa
 from geoslave.review.store import Store
 from geoslave.review.tasks import ANSWERS, Task, Vote
 
@@ -58,6 +57,8 @@ def task_map(store: Store) -> dict[str, Any]:
 
 def mean_agreement(votes_by_task: Iterable[Sequence[str]]) -> float | None:
     """MapSwipe's agreement, averaged over the tasks with two votes or more; None where there is none."""
+    from geoslave.review.consensus import agreement  # a second's import, which reviewers need not wait for
+
     shares = agreement(_counts(votes_by_task))
     return None if np.isnan(shares).all() else float(np.nanmean(shares))
 
@@ -68,6 +69,8 @@ def as_one(answer: str) -> str:
 
 
 def _kappa(votes_by_task: Iterable[Sequence[str]]) -> float | None:
+    from geoslave.review.consensus import fleiss_kappa
+
     kappa = fleiss_kappa(_counts(votes_by_task))
     return None if np.isnan(kappa) else kappa
 

@@ -13,6 +13,7 @@ retired meanwhile, is refused.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import threading
@@ -432,7 +433,7 @@ class Store:
         kept = 0
         left: dict[str, int] = {}
         wanted = self.retirement()
-        for part in _parts(list(votes), 2000):
+        for part in _batches(votes, 5000):
             with self._database.writing() as db:
                 kept += self._import_part(db, part, left, wanted)
         return kept, left
@@ -588,8 +589,7 @@ class Store:
             db.execute(sa.insert(t.records), kept)
             db.execute(sa.insert(t.standing), [{name: record[name] for name in names} for record in kept])
             db.execute(sa.update(t.chain).values(seq=head[0], hash=head[1]))
-            for task_id in sorted({record["task_id"] for record in kept}):
-                self._recount(db, rows[task_id], rule)
+            self._recount_many(db, [rows[task_id] for task_id in sorted({record["task_id"] for record in kept})], rule)
         return len(kept)
 
     def _add_imported(self, db: Connection, ids: set[str]) -> None:
@@ -623,16 +623,26 @@ class Store:
         db.execute(sa.delete(t.leases).where(mine))
         self._recount(db, row)
 
-    def _recount(self, db: Connection, row: Any, rule: Retirement | None = None) -> None:
+    def _recount(self, db: Connection, row: Any) -> None:
         """The task's votes counted anew, and whether it has enough."""
         task_id = row["task_id"]
         answers = db.execute(sa.select(t.standing.c.answer).where(t.standing.c.task_id == task_id)).scalars().all()
-        values: dict[str, Any] = {"n_votes": len(answers)}
-        if row["pool"] != "gold" and row["retired"] != "settled":
-            if rule is None:
-                rule = Retirement(**self._settings(db).get("retirement", {}))
-            values["retired"], values["votes_wanted"] = retires(answers, rule)
+        rule = Retirement(**self._settings(db).get("retirement", {}))
+        values = _counted(row, answers, rule)
         db.execute(sa.update(t.tasks).where(t.tasks.c.task_id == task_id).values(**values))
+
+    def _recount_many(self, db: Connection, rows: Sequence[Any], rule: Retirement) -> None:
+        """The same for many tasks, in a few statements."""
+        answers: dict[str, list[str]] = {row["task_id"]: [] for row in rows}
+        for stand in self._rows_in(db, t.standing, "task_id", set(answers)):
+            answers[stand["task_id"]].append(stand["answer"])
+        changes = [{"one": row["task_id"]} | _counted(row, answers[row["task_id"]], rule) for row in rows]
+        change = sa.update(t.tasks).where(t.tasks.c.task_id == sa.bindparam("one"))
+        names = ("n_votes", "retired", "votes_wanted")
+        db.execute(
+            change.values({name: sa.bindparam(f"new_{name}") for name in names}),
+            [{"one": one["one"]} | {f"new_{name}": one[name] for name in names} for one in changes],
+        )
 
     def _record(self, db: Connection, vote_id: str) -> Any:
         if not is_id(vote_id):
@@ -890,6 +900,14 @@ def _repeated(before: Any, vote: Vote) -> Receipt:
     return Receipt(before["vote_id"], before["seq"], before["hash"], repeated=True)
 
 
+def _counted(row: Any, answers: Sequence[str], rule: Retirement) -> dict[str, Any]:
+    """A task's counts as these answers make them."""
+    if row["pool"] == "gold" or row["retired"] == "settled":
+        return {"n_votes": len(answers), "retired": row["retired"], "votes_wanted": row["votes_wanted"]}
+    retired, wanted = retires(answers, rule)
+    return {"n_votes": len(answers), "retired": retired, "votes_wanted": wanted}
+
+
 def _check_marks(row: Any, vote: Vote) -> None:
     if not vote.marks:
         return
@@ -942,6 +960,13 @@ def _shown(text: object) -> str:
 def _parts(rows: Sequence[Any], size: int = 1000) -> Iterator[Sequence[Any]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def _batches(votes: Iterable[Vote], size: int) -> Iterator[list[Vote]]:
+    """So that a large export is never in memory as a whole."""
+    coming = iter(votes)
+    while part := list(itertools.islice(coming, size)):
+        yield part
 
 
 def _first_duplicate(ids: Sequence[str]) -> str | None:

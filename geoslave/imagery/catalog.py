@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from geoslave.errors import SceneError
-from geoslave.files import atomic_file
+from geoslave.errors import OutputError, SceneError
 from geoslave.imagery.geotiff import shown_path
 from geoslave.imagery.items import (
     by_id,
@@ -70,8 +69,7 @@ def save_items(items: Iterable[pystac.Item], folder: Path) -> list[Path]:
         kept[_file_name(item.id, kept)] = item
     for name, item in kept.items():
         text = json.dumps(_lasting(item), indent=1, sort_keys=True, ensure_ascii=False)
-        with atomic_file(folder / name, overwrite=True) as draft:
-            draft.write_text(text + "\n", encoding="utf-8")
+        _write_whole(folder / name, text + "\n")
     for old in folder.glob("*.json"):
         if old.name not in kept:
             old.unlink()
@@ -141,6 +139,19 @@ def _lasting(item: pystac.Item) -> dict[str, Any]:
     """An item as it is kept: without links, which led to where it was found."""
     content: dict[str, Any] = item.to_dict(include_self_link=False, transform_hrefs=False)
     return {**content, "links": []}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is complete under its name; unlike `atomic_file` it lists no folder, which may hold thousands."""
+    draft = path.with_name(f".~{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}): free some space") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _json(text: str, source: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from rasterio.windows import Window
 
 from geoslave.errors import EmptyScene, SceneError
 from geoslave.imagery.assets import UNSEEN_CLASSES, BandAsset, Calibration, band_assets, mask_asset
-from geoslave.imagery.geotiff import SAMPLE_PIXELS, Reading, Scene
+from geoslave.imagery.geotiff import SAMPLE_PIXELS, SMALL_CACHE, Reading, Scene
 from geoslave.imagery.items import day_of, footprint_on, item_crs
 from geoslave.imagery.patient import PatientScene
 from geoslave.imagery.raster import Raster, window_geobox
@@ -53,10 +53,13 @@ SAMPLE_ITEMS = 16
 """The statistics of a source come from so many of its scenes, evenly spread in time."""
 SAMPLE_SIDES = (128, 192)
 """Fewest and most pixels on the longer side of a scene that is sampled by its overviews."""
-MEDIAN_BYTES = 96 << 20
-"""A median is made in pieces whose observations take about so much memory, but no smaller than `MEDIAN_SIDE`."""
 MEDIAN_SIDE = 256
-"""Half the side of the blocks that files usually have: smaller pieces would fetch blocks many times."""
+"""A median is made in squares of so many pixels, which are kept for the next windows: each is made once,
+with the memory of one square a day."""
+MEDIAN_SQUARES = 64
+"""So many squares are kept."""
+DEEP_CACHE = 512 << 20
+"""Most cache for the blocks of many days; with more days blocks are fetched more than once."""
 _NO_DATE = date(1, 1, 1)
 
 
@@ -99,6 +102,8 @@ class Composite:
 
     def __init__(self, members: Sequence[_Member], geobox: GeoBox, method: Method) -> None:
         self._members = members
+        self._footprints = np.array([member.footprint for member in members])
+        self._squares: OrderedDict[tuple[int, int], tuple[NDArray[np.bool_], NDArray[np.float32]]] = OrderedDict()
         self._open: OrderedDict[int, _Member] = OrderedDict()
         self._lowest: tuple[Calibration, ...] | None = None
         self._drawn: tuple[NDArray[Any], Radiometry] | None = None
@@ -135,6 +140,7 @@ class Composite:
         for member in self._members:
             member.close()
         self._open.clear()
+        self._squares.clear()
 
     @property
     def scene_id(self) -> str:
@@ -159,8 +165,18 @@ class Composite:
         if self.method == "median":
             pixels, valid = self._median(window)
         else:
-            pixels, valid = self._first_valid(self._members, window)
+            pixels, valid = self._first_valid(self._reaching(window), window)
         return Raster(pixels, valid, window_geobox(self.geobox, window))
+
+    def cache_bytes(self, rows: int) -> int:
+        """Cache that reading windows of `rows` rows from left to right wants, so that no block is fetched twice."""
+        if self.method != "median":
+            return SMALL_CACHE
+        middles = [(m.footprint[0] + m.footprint[2], m.footprint[1] + m.footprint[3]) for m in self._members[:50]]
+        days = max(len(self._days(Window(x // 2, y // 2, 1, 1))) for y, x in middles)
+        row_of_blocks = (2 * MEDIAN_SIDE + max(rows, MEDIAN_SIDE)) * 4096
+        wanted = days * len(self.bands) * np.dtype(self._stored).itemsize * row_of_blocks
+        return min(max(wanted, SMALL_CACHE), DEEP_CACHE)
 
     def scaling(self, scaling: Scaling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(factor, summand) per band that bring pixels to a model's range; one pair for the whole source.
@@ -219,26 +235,46 @@ class Composite:
         return pixels, valid
 
     def _median(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The median over days, in pieces so that memory stays bounded."""
+        """The median over days, put together from squares of the grid."""
         pixels = np.zeros((len(self.bands), window.height, window.width), np.float32)
         valid = np.zeros((window.height, window.width), bool)
-        days = self._days(window)
-        for where in _pieces(window, 4 * len(self.bands) * max(1, len(days))):
-            piece = Window(window.col_off + where[1].start, window.row_off + where[0].start, *_size(where))
-            stack = np.full((len(days), len(self.bands), piece.height, piece.width), np.nan, np.float32)
+        for row in range(window.row_off // MEDIAN_SIDE, -(-(window.row_off + window.height) // MEDIAN_SIDE)):
+            for col in range(window.col_off // MEDIAN_SIDE, -(-(window.col_off + window.width) // MEDIAN_SIDE)):
+                known, median = self._square(row, col)
+                down, from_row = _overlap(row * MEDIAN_SIDE, window.row_off, window.height)
+                across, from_col = _overlap(col * MEDIAN_SIDE, window.col_off, window.width)
+                valid[down, across] = known[from_row, from_col]
+                pixels[:, down, across] = median[:, from_row, from_col]
+        return pixels, valid
+
+    def _square(self, row: int, col: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(valid, median) of a square of the grid; those used last are kept."""
+        if (row, col) not in self._squares:
+            piece = Window(col * MEDIAN_SIDE, row * MEDIAN_SIDE, MEDIAN_SIDE, MEDIAN_SIDE)
+            days = self._days(piece)
+            stack = np.full((len(days), len(self.bands), MEDIAN_SIDE, MEDIAN_SIDE), np.nan, np.float32)
             for observation, members in zip(stack, days, strict=True):
                 seen, known = self._first_valid(members, piece)
                 observation[:, known] = seen[:, known]
-            valid[where], pixels[:, *where] = median_of_valid(stack)
-        return pixels, valid
+            self._squares[row, col] = median_of_valid(stack)
+            if len(self._squares) > MEDIAN_SQUARES:
+                self._squares.popitem(last=False)
+        self._squares.move_to_end((row, col))
+        return self._squares[row, col]
 
     def _days(self, window: Window) -> list[list[_Member]]:
         """The members that reach a window, by day; those without a date are a day each."""
         groups: dict[Any, list[_Member]] = {}
-        for member in self._members:
-            if member.on(window) is not None:
-                groups.setdefault(member.day or member.item.id, []).append(member)
+        for member in self._reaching(window):
+            groups.setdefault(member.day or member.item.id, []).append(member)
         return [groups[key] for key in sorted(groups, key=str)]
+
+    def _reaching(self, window: Window) -> list[_Member]:
+        """The members that may have pixels in a window, in their order."""
+        top, left, bottom, right = self._footprints.T
+        down = (top < window.row_off + window.height) & (bottom > window.row_off)
+        across = (left < window.col_off + window.width) & (right > window.col_off)
+        return [self._members[int(n)] for n in np.flatnonzero(down & across)]
 
     def _touch(self, member: _Member) -> None:
         """Keep the files read last open, and no more than `MOST_OPEN`."""
@@ -286,7 +322,8 @@ class _Member:
         self.day = day_of(item)
         assets = band_assets(item, reading.bands, reading.numbers)
         self._unseen = np.array(sorted(unseen))
-        self._footprint = footprint_on(item, geobox)
+        self.footprint = footprint_on(item, geobox)
+        """(top, left, bottom, right) on the grid."""
         self._files = [_File(asset, PatientScene(asset.href, _reading(asset, reading), geobox)) for asset in assets]
         classes = mask_asset(item)
         self._classes: PatientScene | None = None
@@ -310,7 +347,7 @@ class _Member:
 
     def on(self, window: Window) -> tuple[slice, slice] | None:
         """The part (rows, columns) of a window in which the item may have pixels; None if there is none."""
-        top, left, bottom, right = self._footprint
+        top, left, bottom, right = self.footprint
         rows = slice(max(top - window.row_off, 0), min(bottom - window.row_off, window.height))
         cols = slice(max(left - window.col_off, 0), min(right - window.col_off, window.width))
         return (rows, cols) if rows.start < rows.stop and cols.start < cols.stop else None
@@ -422,12 +459,10 @@ def _gap(valid: NDArray[np.bool_], part: tuple[slice, slice] | None) -> tuple[sl
     )
 
 
-def _pieces(window: Window, pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Squares (rows, columns) of a window, with as much memory as a median may take."""
-    side = max(MEDIAN_SIDE, int((MEDIAN_BYTES / pixel_bytes) ** 0.5) // MEDIAN_SIDE * MEDIAN_SIDE)
-    for top in range(0, window.height, side):
-        for left in range(0, window.width, side):
-            yield slice(top, min(top + side, window.height)), slice(left, min(left + side, window.width))
+def _overlap(start: int, window_start: int, length: int) -> tuple[slice, slice]:
+    """Where a square that begins at `start` lies in a window, and the part of the square that does."""
+    first, last = max(start, window_start), min(start + MEDIAN_SIDE, window_start + length)
+    return slice(first - window_start, last - window_start), slice(first - start, last - start)
 
 
 def _size(part: tuple[slice, slice]) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def test_composites_do_not_depend_on_the_order_or_the_windows(tmp_path: Path, mo
         backward = read(items[::-1], method)
         assert np.array_equal(whole.pixels, backward.pixels) and np.array_equal(whole.valid, backward.valid)
         monkeypatch.setattr(composite_module, "MEDIAN_SIDE", 32)
-        monkeypatch.setattr(composite_module, "MEDIAN_BYTES", 1)
+        monkeypatch.setattr(composite_module, "MEDIAN_SQUARES", 2)
         part = read(items, method, Window(20, 30, 40, 50))
         assert np.array_equal(part.pixels, whole.pixels[:, 30:80, 20:60])
         assert np.array_equal(part.valid, whole.valid[30:80, 20:60])

@@ -1,6 +1,8 @@
 """Many scenes read as one: a mosaic or a cloud-masked median on one grid.
 
-A composite is a `Source`: what it reads, and no more memory than that takes, depends on the window.
+A composite is a `Source`: what it reads depends on the window alone. It is read through `PatientScene`
+rather than `odc.stac.load`, which knows neither offsets that differ by item nor files that need a second
+try; where neither matters the medians of both are the same (tested).
 
 * `single`: the scenes as they come, by id; where several overlap, the first that has a valid pixel.
 * `latest`: the newest valid pixel. `least_cloudy`: the valid pixel of the scene with the least cloud.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -51,7 +54,7 @@ def add_review(
                 0.5,
                 gold=("yes" if number % 2 else "no") if known else None,
                 pool="gold" if known else "work",
-                pictures=tuple(_pictures(pictures, f"t{number:03d}", zooms, before, kind == "validate")),
+                pictures=tuple(_pictures(pictures, zooms, before, kind == "validate")),
                 tutorial="A long oval ring of fired bricks on bare ground." if teaches else "",
             )
         )
@@ -65,13 +68,14 @@ def add_review(
     return tasks
 
 
-def _pictures(folder: Path, name: str, zooms: Sequence[str], before: bool, outlined: bool) -> Iterator[Picture]:
+def _pictures(folder: Path, zooms: Sequence[str], before: bool, outlined: bool) -> Iterator[Picture]:
     for zoom in zooms:
         for when in ("now", "before") if before else ("now",):
-            path = f"pictures/{name}-{zoom}-{when}.png"
-            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+            path = f"pictures/{zoom}-{when}.png"  # one for all tasks: tests are to be fast
             shade = {"near": 90, "middle": 130, "far": 170}[zoom] + (40 if when == "before" else 0)
-            Image.fromarray(np.full((SIDE, SIDE, 3), shade, np.uint8)).save(folder / path)
+            if not (folder / path).exists():
+                (folder / "pictures").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((SIDE, SIDE, 3), shade, np.uint8)).save(folder / path)
             ring = ((30.0, 40.0), (60.0, 40.0), (60.0, 55.0), (30.0, 55.0), (30.0, 40.0))
             date = "2025-02-03" if when == "now" else "2021-01-15"
             yield Picture(path, zoom, SIDE, SIDE, date, when, (ring,) if outlined else ())  # type: ignore[arg-type]
@@ -117,6 +121,23 @@ def serving(*arguments: object, port: int | None = None) -> Iterator[tuple[str, 
     finally:
         process.kill()
         process.wait(30)
+
+
+@contextmanager
+def threaded(app: FastAPI) -> Iterator[str]:
+    """The page in a thread of this process: its address."""
+    door = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        door.close()
 
 
 def _wait_for(address: str, process: subprocess.Popen[str]) -> None:

@@ -45,7 +45,6 @@ const state = {
   swipe: false,
   marks: [],
   filling: null,
-  exhausted: false,
   looked: 0,
 };
 
@@ -146,35 +145,39 @@ async function endTutorial() {
 // ------------------------------------------------------------ the queue
 
 async function work() {
-  if (!state.queue.length) message("One moment …", "");
-  await fill();
   if (state.queue.length) showTask(state.queue[0]);
+  else message("One moment …", "");
+  await fill();
 }
 
+// People may answer faster than pictures come: fetched again until there is enough, or nothing more.
 function fill() {
-  state.filling ??= fetchTasks().finally(() => {
+  state.filling ??= fetchTasks().then((more) => {
     state.filling = null;
+    return more && state.queue.length < AHEAD ? fill() : undefined;
   });
   return state.filling;
 }
 
+// Whether there may be more.
 async function fetchTasks() {
   const want = AHEAD - state.queue.length;
-  if (want <= 0 || state.examples) return;
+  if (want <= 0 || state.examples) return false;
   const held = [...state.queue.map((task) => task.task_id), ...state.outbox.waiting().map((vote) => vote.task_id)];
   try {
     const told = await post("/api/tasks/lease", { want, held: held.slice(0, 60) });
     showProgress(told.done_share);
     const fresh = told.tasks.filter((task) => !held.includes(task.task_id));
-    state.exhausted = !fresh.length;
     for (const task of fresh) {
       state.queue.push(await withPictures(task));
       if (state.queue.length === 1) showTask(state.queue[0]);
     }
-    if (!state.queue.length) finished();
+    if (!fresh.length && !state.queue.length) finished();
+    return fresh.length > 0;
   } catch (error) {
-    if (error.status === 401) return signedOut(error);
-    if (!state.queue.length) failed(error, work);
+    if (error.status === 401) signedOut(error);
+    else if (!state.queue.length) failed(error, work);
+    return false;
   }
 }
 

@@ -59,14 +59,16 @@ def _parts(arrays: Any, name: str) -> Parts:
     return Parts(*(arrays[f"{name}.{column}"] for column in _PARTS))
 
 
-def write_record(run: RunFolder, grid: str, block: str, facts: dict[str, Any], found: bytes) -> None:
+def write_record(
+    run: RunFolder, grid: str, block: str, facts: dict[str, Any], found: bytes, *, durable: bool = True
+) -> None:
     """Write the file that says a block is done.
 
     Raises:
         OutputError: if the disk refuses.
     """
     body = json.dumps(facts, ensure_ascii=False).encode() + b"\n" + found
-    write_whole(run.objects(grid, block), sha256(body).encode() + b"\n" + body)
+    write_whole(run.objects(grid, block), sha256(body).encode() + b"\n" + body, durable=durable)
 
 
 def read_record(run: RunFolder, grid: str, block: str) -> tuple[dict[str, Any], bytes] | None:

@@ -28,7 +28,7 @@ from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import usable_cores
 from geoslave.region.blocks import Job, measure_grid, open_job, run_block
 from geoslave.region.config import RegionConfig, read_config
-from geoslave.region.engine import DaskEngine, Engine, Outcome, Patience, ProcessEngine, SerialEngine
+from geoslave.region.engine import DaskEngine, Engine, Function, Outcome, Patience, ProcessEngine, SerialEngine
 from geoslave.region.grids import GridRecord, Input, block_side, find_inputs
 from geoslave.region.layout import (
     FORMAT,
@@ -104,8 +104,13 @@ class Summary:
 Watch = Callable[[Progress], None]
 
 
-def run_region(region: RegionFolder, choice: Choice | None = None, watch: Watch | None = None) -> Summary:
+def run_region(
+    region: RegionFolder, choice: Choice | None = None, watch: Watch | None = None, function: Function = run_block
+) -> Summary:
     """Do what is not done yet of a region. A failing block is recorded, the others go on.
+
+    Args:
+        function: what does a block; benchmarks put one in its place that does nothing.
 
     Raises:
         GeoslaveError: if it cannot begin, or must stop (the disk is full, the scheduler is gone); what is done stays.
@@ -120,7 +125,7 @@ def run_region(region: RegionFolder, choice: Choice | None = None, watch: Watch 
         log("begin", run=job.run.path.name, version=__version__, workers=choice.workers, dask=choice.dask)
         try:
             with closing(_engine(job, choice)) as engine:
-                summary = _Running(job, engine, choice, log, tell).go(began)
+                summary = _Running(job, engine, choice, log, tell, function).go(began)
         except BaseException as error:
             tell.stop(error)
             log("stop", why=str(error) or type(error).__name__)
@@ -209,6 +214,7 @@ class _Running:
     choice: Choice
     log: _Log
     tell: _Teller
+    function: Function
     failures: dict[str, str] = field(default_factory=dict)
 
     def go(self, began: float) -> Summary:
@@ -276,7 +282,7 @@ class _Running:
             for grid, row, col, block in pending
         )
         done = 0
-        with closing(_closable(self.engine.map_unordered(run_block, tasks))) as outcomes:
+        with closing(_closable(self.engine.map_unordered(self.function, tasks))) as outcomes:
             for outcome in outcomes:
                 if outcome.error is None:
                     done += 1

@@ -1,0 +1,165 @@
+"""What a region job costs: the model's share of the time, scaling, overhead per block, resuming, memory.
+
+    uv run --all-extras scripts/bench/region.py            about an hour on two cores
+    uv run --all-extras scripts/bench/region.py --quick    within a minute
+
+End to end is `geoslave region run` and `export` in processes of their own: start, scenes, decode, model,
+scores, objects, layers. Bare is ONNX Runtime alone on tensors in memory, every pixel fed to it counted.
+The last line is one JSON object; gate_* are null as long as no model has a gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import noop
+import numpy as np
+import rasterio
+import yaml
+from affine import Affine
+from common import run_measured, say, write_scene
+from detect import bare_mpx_s
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from geoslave.model.package import open_package
+from geoslave.region.layout import RegionFolder
+from geoslave.region.run import Choice, run_region
+from geoslave.region.setup import init_region
+from geoslave.region.status import region_status
+from tests.factories import write_bright_model
+
+BRICK_BELT_MPX = 15_520
+"""1,551,997 km2 at 10 m."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", default="kiln-s2")
+    parser.add_argument("--side", type=int, help="of the scene, in pixels")
+    parser.add_argument("--blocks", type=int, help="without imagery, for the overhead")
+    parser.add_argument("--parts", default="speed,overhead,memory", help="which parts are measured")
+    asked = parser.parse_args()
+    side = asked.side or (768 if asked.quick else 10_980)
+    blocks = asked.blocks or (300 if asked.quick else 100_000)
+    parts = asked.parts.split(",")
+    facts: dict[str, object] = dict.fromkeys(
+        (
+            "end_to_end_mpx_s", "bare_mpx_s", "ratio", "gate_speedup", "gate_lost_fraction", "brick_belt_hours",
+            "two_worker_speedup", "overhead_ms_per_block", "resume_s", "peak_rss_mb",
+        )
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        if "speed" in parts:
+            facts |= speed(Path(folder), asked.model, side, 2 if asked.quick else 20)
+        if "overhead" in parts:
+            facts |= overhead(Path(folder), blocks, min(blocks, 10_000))
+        if "memory" in parts:
+            facts |= memory(Path(folder), asked.model, (768,) if asked.quick else (5_000, 20_000, 60_000))
+    say(facts)
+
+
+def speed(folder: Path, model: str, side: int, seconds: float) -> dict[str, object]:
+    """End to end and bare, in one run on one machine; and what a second worker brings."""
+    package = open_package(model)
+    scene = write_scene(folder / "scene_20200101.tif", side)
+    before = bare_mpx_s(package, seconds)
+    both = timed_job(folder, "both", model, scene, "--workers", "2")
+    bare = (before + bare_mpx_s(package, seconds)) / 2  # the machine's speed drifts
+    one = timed_job(folder, "one", model, scene, "--workers", "1", threads=1)
+    scene.unlink()
+    rate = side * side / 1e6 / both
+    return {
+        "end_to_end_mpx_s": round(rate, 3),
+        "bare_mpx_s": round(bare, 3),
+        "ratio": round(rate / bare, 3),
+        "brick_belt_hours": round(BRICK_BELT_MPX / rate / 3600, 1),
+        "two_worker_speedup": round(one / both, 2),
+    }
+
+
+def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
+    """What `blocks` blocks that do nothing cost the scheduler, the folder, the merge; and finding them all done.
+
+    A block writes its record (without waiting for the disk), so that resuming and merging have something
+    to read; `block_floor_ms` is the least that a block of real work takes, waiting for the disk included.
+    """
+    model = write_bright_model(folder / "tiny", tile=16, halo=0, stride=16)
+    region = bare_region(folder, "many", model, empty_scene(folder / "many.tif", blocks))
+    floor = run_region(
+        bare_region(folder, "floor", model, empty_scene(folder / "fewer.tif", min(blocks, 500))), Choice(workers=0)
+    )
+    facts: dict[str, object] = {"blocks": blocks, "block_floor_ms": round(1000 * floor.seconds / floor.done_now, 2)}
+    began = run_region(region, Choice(workers=2, only=(-170, 0, -169, 1)))  # far away: the scene is looked at
+    summary = run_region(region, Choice(workers=2), function=noop.empty_block)
+    facts["overhead_ms_per_block"] = round(1000 * (summary.seconds - began.seconds) / summary.done_now, 3)
+    facts["resume_all_s"] = round(run_region(region, Choice(workers=0)).seconds, 2)
+    start = time.perf_counter()
+    region_status(region)
+    facts["status_s"] = round(time.perf_counter() - start, 2)
+    merging = run_measured(command(region, "export", "--json"))
+    facts["export_s"], facts["export_rss_mb"] = round(merging.seconds, 1), round(merging.peak_rss_mb)
+    run = summary.run.path
+    facts["folder_mb"] = round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e6, 1)
+    facts["log_mb"] = round((run / "log.jsonl").stat().st_size / 1e6, 1)
+    if resumed != blocks:
+        region = bare_region(folder, "fewer", model, empty_scene(folder / "fewer.tif", resumed))
+        run_region(region, Choice(workers=2), function=noop.empty_block)
+    facts["resume_s"] = round(run_measured(command(region, "run", "--workers", "0", "--json")).seconds, 2)
+    return facts
+
+
+def memory(folder: Path, model: str, sides: tuple[int, ...]) -> dict[str, object]:
+    """The largest resident memory of any process of a job with one worker, by side of the scene."""
+    peaks = {}
+    for side in sides:
+        scene = write_scene(folder / f"memory{side}_20200101.tif", side)
+        region = bare_region(folder, f"memory{side}", model, scene, threads=1)
+        # so much of it that blocks at all places are met, without hours of network
+        peaks[str(side)] = round(run_measured(command(region, "run", "--workers", "1", "--json")).peak_rss_mb)
+        scene.unlink()
+    return {"peak_rss_mb": peaks}
+
+
+def timed_job(folder: Path, name: str, model: str, scene: Path, *options: str, **settings: object) -> float:
+    """Seconds of a run and its export."""
+    region = bare_region(folder, name, model, scene, **settings)
+    start = time.perf_counter()
+    run_measured(command(region, "run", "--json", *options))
+    run_measured(command(region, "export", "--json"))
+    return time.perf_counter() - start
+
+
+def bare_region(folder: Path, name: str, model: str | Path, scene: Path, **settings: object) -> RegionFolder:
+    region = init_region(folder / "regions" / name, None, None, str(model), [str(scene)])
+    told = yaml.safe_load(region.config.read_text())
+    block = {"block": 16} if scene.name in ("many.tif", "fewer.tif") else {"block": 1536}
+    region.config.write_text(yaml.safe_dump({**told, **block, **settings}))
+    return region
+
+
+def empty_scene(path: Path, blocks: int) -> Path:
+    """A scene of nodata but for its first corner, of `blocks` blocks of 16 x 16 pixels."""
+    rows = max(1, round(blocks**0.5))
+    shape = (rows * 16, -(-blocks // rows) * 16)
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": shape[0], "width": shape[1], "nodata": 0}
+    place = Affine(10, 0, 500_000, 0, -10, 2_650_000)
+    with rasterio.open(path, "w", **profile, crs="EPSG:32645", transform=place, tiled=True, blockxsize=256,
+                       blockysize=256, compress="deflate", photometric="RGB", sparse_ok=True) as file:  # fmt: skip
+        pixels = np.random.default_rng(0).integers(40, 60, (3, 64, 64)).astype(np.uint8)
+        file.write(pixels, window=rasterio.windows.Window(0, 0, 64, 64))
+    return path
+
+
+def command(region: RegionFolder, verb: str, *options: str) -> list[str]:
+    where = ("--regions", str(region.path.parent))
+    return [sys.executable, "-m", "geoslave.cli.main", "region", verb, region.name, *where, *options]
+
+
+if __name__ == "__main__":
+    main()

@@ -110,3 +110,39 @@ def import_command(
     write_labels(table, out, overwrite)
     facts = {"out": str(out), **report.to_dict()}
     answer(as_json, facts, [f"{report.n_labels} labels  ->  {out}", *report.lines()])
+
+
+@command.command("from-review", epilog=example("geoslave labels from-review kilns-review --out reviewed.gpkg"))
+@click.argument("review")
+@click.option("--out", type=PATH, required=True, help="The table: .gpkg, .geojson, .fgb or .parquet.")
+@click.option("--target", default="brick_kiln", show_default=True, help="What was looked for; sizes sites of searches.")
+@click.option(
+    "--certainty",
+    type=click.FloatRange(0.5, 1),
+    default=0.8,
+    show_default=True,
+    help="Verdicts less sure than this are 'unsure'.",
+)
+@overwrite_option
+@json_option
+def from_review(review: str, out: Path, target: str, certainty: float, overwrite: bool, as_json: bool) -> None:
+    """Make training labels of what people said in a REVIEW (folder, file or PostgreSQL URL).
+
+    Confirmed detections are sites. Refused ones are hard negatives: outlines with presence 'no'. Sites marked
+    in searches are points; searched tiles without one are chips that answer 'no'.
+    """
+    from geoslave.cli.review import open_review
+    from geoslave.labels.importing import check_output, write_labels
+    from geoslave.review.training import labels_from
+    from geoslave.review.verdicts import outcome
+    from geoslave.targets import get_target
+
+    check_output(out, overwrite)
+    with open_review(review) as store:
+        table = labels_from(outcome(store), get_target(target), certainty)
+    write_labels(table, out, overwrite)
+    counted = {
+        f"{kind} {presence}": int(n) for (kind, presence), n in table.groupby(["kind", "presence"]).size().items()
+    }
+    lines = [f"{len(table)} labels  ->  {out}", *(f"  {name}: {n}" for name, n in counted.items())]
+    answer(as_json, {"out": str(out), "n_labels": len(table), "counts": counted}, lines)

@@ -27,6 +27,7 @@ COMMANDS = {
     "estimate": "Count sites with intervals: designs, totals, accuracy, comparisons.",
     "calibrate": "Make a model's confidence a probability.",
     "region": "Find sites in a whole region: many scenes, resumed where it stopped.",
+    "review": "Let people look at detections, and bring back what they say.",
     "export": "Convert a layer of detections, filtered by confidence.",
     "models": "List the models, show their cards, take in others', check them.",
 }

@@ -23,3 +23,6 @@ fi
 # this python3, never one that uv would download
 UV_PYTHON=$(python3 -c 'import sys; print(sys.executable)')
 export UV_PYTHON UV_PYTHON_DOWNLOADS=never
+
+# the review page's one third-party file; without a connection it says so, and all else works
+python3 scripts/fetch_web.py || true

@@ -24,11 +24,14 @@ COMMANDS = {
     "train": "Train a model from a configuration file.",
     "detect": "Find sites in scenes and write them as a layer.",
     "evaluate": "Measure a model against labelled sites.",
+    "detections": "Enrich a layer: distances, siting rules, clusters.",
     "estimate": "Count sites with intervals: designs, totals, accuracy, comparisons.",
     "calibrate": "Make a model's confidence a probability.",
     "region": "Find sites in a whole region: many scenes, resumed where it stopped.",
     "review": "Let people look at detections, and bring back what they say.",
     "export": "Convert a layer of detections, filtered by confidence.",
+    "release": "Publish counts that give no place away; check a folder before it leaves.",
+    "provenance": "Lead a detection, a count or a release back to its origin.",
     "models": "List the models, show their cards, take in others', check them.",
 }
 

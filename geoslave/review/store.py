@@ -433,7 +433,7 @@ class Store:
         kept = 0
         left: dict[str, int] = {}
         wanted = self.retirement()
-        for part in _batches(votes, 5000):
+        for part in _batches(votes, 25_000):
             with self._database.writing() as db:
                 kept += self._import_part(db, part, left, wanted)
         return kept, left
@@ -861,7 +861,7 @@ def _vote_record(vote: Vote) -> dict[str, Any]:
         "task_id": vote.task_id,
         "reviewer_id": vote.reviewer_id,
         "answer": vote.answer,
-        "marks": json.dumps([[mark.x, mark.y, mark.picture] for mark in vote.marks]),
+        "marks": json.dumps([[mark.x, mark.y, mark.picture] for mark in vote.marks]) if vote.marks else "[]",
         "note": vote.note,
         "undoes": None,
         "created_at": _text(vote.created_at),
@@ -886,8 +886,11 @@ _HASHED = (
 )
 
 
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _hash(record: Any) -> str:
-    told = json.dumps([record[name] for name in _HASHED], ensure_ascii=False, separators=(",", ":"))
+    told = _canonical([record[name] for name in _HASHED])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import importlib
 import json
+import logging
 import os
 import selectors
 import subprocess
@@ -191,6 +192,9 @@ class DaskEngine:
             raise MissingExtra("--dask", "region") from None
         self._patience = patience or Patience()
         self._address = address
+        # a scheduler that goes away is told in one line, by us
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
         try:
             self._client = Client(address, timeout=30, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
@@ -218,9 +222,8 @@ class DaskEngine:
                         return
                     time.sleep(queue.seconds_to_next())
                     continue
-                future = next(finished)
-                attempt = running.pop(future)
-                outcome = queue.settle(attempt, self._answer(future))
+                attempt, answer = self._next(finished, running)
+                outcome = queue.settle(attempt, answer)
                 if outcome is not None:
                     yield outcome
         finally:
@@ -232,6 +235,22 @@ class DaskEngine:
         with suppress(Exception):
             self._client.close(timeout=5)
 
+    def _next(self, finished: Any, running: dict[Any, _Attempt]) -> tuple[_Attempt, dict[str, Any]]:
+        """What is finished next, and its answer."""
+        from distributed import CancelledError
+
+        try:
+            future = next(finished)
+            return running.pop(future), self._answer(future)
+        except (OSError, CancelledError) as error:
+            raise self._gone() from error
+
+    def _gone(self) -> GeoslaveError:
+        return GeoslaveError(
+            f"the dask scheduler at {self._address} is gone: start it again, then run again, "
+            "it goes on where it stopped"
+        )
+
     def _answer(self, future: Any) -> dict[str, Any]:
         if future.status == "finished":
             answer: dict[str, Any] = future.result()
@@ -242,10 +261,7 @@ class DaskEngine:
                 told = "its dask workers died of it, one after the other (out of memory?): see the workers' logs"
                 return {"error": told, "kind": "died", "final": True}
             return {"error": _one_line(error), "kind": type(error).__name__}
-        raise GeoslaveError(
-            f"the dask scheduler at {self._address} is gone: start it again, then run again, "
-            "it goes on where it stopped"
-        )
+        raise self._gone()
 
 
 def guarded(name: str, task: dict[str, Any]) -> dict[str, Any]:

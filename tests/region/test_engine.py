@@ -14,6 +14,7 @@ import pytest
 
 from geoslave.errors import GeoslaveError
 from geoslave.region.engine import Engine, Patience, ProcessEngine, SerialEngine
+from tests.chaos import cluster
 from tests.region import jobs
 
 SOON = Patience(attempts=2, first_wait_s=0.05, timeout_s=60)
@@ -83,6 +84,20 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     assert not _alive(worker)
+
+
+def test_a_scheduler_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from geoslave.region.engine import DaskEngine
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    with cluster(tmp_path, 1) as dask:
+        engine = DaskEngine(dask.address, SOON)
+        outcomes = engine.map_unordered(jobs.sleep, ({"s": 0.2} for _ in range(50)))
+        assert next(outcomes).error is None
+        dask.scheduler.kill()
+        with pytest.raises(GeoslaveError, match="start it again, then run again"):
+            list(outcomes)
+        engine.close()
 
 
 def test_an_address_where_nobody_answers_is_told() -> None:

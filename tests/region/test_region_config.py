@@ -66,6 +66,11 @@ def test_the_published_schema_accepts_the_template_and_refuses_what_we_refuse() 
             jsonschema.validate({**good, **wrong}, schema)
 
 
+def test_the_schema_in_the_documents_is_the_one_in_force() -> None:
+    published = Path(__file__).resolve().parents[2] / "docs" / "region.schema.json"
+    assert json.loads(published.read_text()) == json_schema()
+
+
 def test_init_makes_a_region_that_can_be_read(run: Run, bright_model: Path, tmp_path: Path) -> None:
     aoi = tmp_path / "area.geojson"
     aoi.write_text(json.dumps({"type": "Polygon", "coordinates": [[[87, 23], [88, 23], [88, 24], [87, 24], [87, 23]]]}))

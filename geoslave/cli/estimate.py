@@ -10,6 +10,7 @@ import click
 
 from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
 from geoslave.cli.estimate_change import command as change_command
+from geoslave.cli.estimate_registry import command as registry_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -481,3 +482,4 @@ def _comparison_lines(one: Comparison) -> list[str]:
 
 
 command.add_command(change_command)
+command.add_command(registry_command)

@@ -230,7 +230,10 @@ def confirmed(table: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
     guess = np.minimum(table["n_flagged"].to_numpy(float), table["n_sites"].to_numpy(float))
     if "n_hits" not in table:
         return guess, ("no column n_hits: a false alarm in a tile with a missed site was taken for a hit",)
-    return table["n_hits"].fillna(pd.Series(guess, index=table.index)).to_numpy(float), ()
+    given = table["n_hits"].to_numpy(float)
+    empty = int((np.isnan(given) & (table["n_flagged"].to_numpy() > 0)).sum())
+    told = f"n_hits is empty in {empty} tiles with detections: there the smaller of n_flagged and n_sites was taken"
+    return np.where(np.isnan(given), guess, given), (told,) if empty else ()
 
 
 def count_chapman(n1: int, n2: int, both: int, level: float = 0.95) -> Estimate:

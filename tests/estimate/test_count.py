@@ -118,6 +118,8 @@ def test_hits_that_were_guessed_are_told() -> None:
     frame, reviews = sampled(region())
     told = detector_rates(frame, reviews.drop(columns="n_hits"))["recall"].warnings
     assert any("n_hits" in warning for warning in told)
+    told = detector_rates(frame, reviews.assign(n_hits=np.nan))["recall"].warnings
+    assert any("n_hits is empty" in warning for warning in told)
 
 
 def test_probabilities_of_a_consensus_widen_the_interval() -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
+from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from geoslave import __version__
 from geoslave.detections.measure import to_wgs84
-from geoslave.errors import GeoslaveError, ModelError
+from geoslave.errors import GeoslaveError, ModelError, OutputError
 from geoslave.imagery.aoi import aoi_on, read_aoi
 from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import usable_cores
@@ -47,6 +48,8 @@ _TELL_EVERY_S = 1.0
 """progress.json is renewed this often."""
 _RATE_OVER_S = 300
 """The rate is that of so long a time."""
+_BLOCKS_AT_ONCE = 5_000
+"""Outlines in memory while blocks.geojson is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,25 +187,34 @@ def check_blocks(
 
 def write_blocks(region: RegionFolder, job: Job) -> None:
     """blocks.geojson: the blocks of a run in longitude and latitude, with what became of each."""
-    names, shapes = [], []
+    draft = region.blocks.with_name(f".~{region.blocks.name}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write('{"type": "FeatureCollection", "name": "blocks", "features": [')
+            before = "\n"
+            for feature in _block_features(job):
+                file.write(before + json.dumps(feature))
+                before = ",\n"
+            file.write("\n]}\n")
+        draft.replace(region.blocks)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise OutputError(f"{region.blocks} cannot be written ({error.strerror}): free some space") from error
+
+
+def _block_features(job: Job) -> Iterator[dict[str, Any]]:
     failed = {path.stem for path in job.run.failures.glob("*.json")}
     for record in known_records(job).values():
         done = {path.stem for path in job.run.objects(record.name, "x").parent.glob("*.objects")}
-        outlines = []
-        for row, col in record.blocks:
-            block = record.block(row, col)
-            state = "done" if block.name in done else "failed" if f"{record.name}-{block.name}" in failed else "to do"
-            names.append({"grid": record.name, "block": block.name, "state": state})
-            core = block.core
-            box = shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
-            outlines.append(_placed(box, record))
-        shapes += list(to_wgs84(np.array(outlines, object), record.geobox.crs.proj)) if outlines else []
-    features = [
-        {"type": "Feature", "properties": told, "geometry": shapely.geometry.mapping(shape)}
-        for told, shape in zip(names, shapes, strict=True)
-    ]
-    text = json.dumps({"type": "FeatureCollection", "name": "blocks", "features": features})
-    write_whole(region.blocks, text.encode(), durable=False)
+        for start in range(0, len(record.blocks), _BLOCKS_AT_ONCE):
+            blocks = [record.block(row, col) for row, col in record.blocks[start : start + _BLOCKS_AT_ONCE]]
+            outlines = np.array([_placed(_outline(block.core), record) for block in blocks], object)
+            for block, shape in zip(blocks, to_wgs84(outlines, record.geobox.crs.proj), strict=True):
+                failure = f"{record.name}-{block.name}" in failed
+                state = "done" if block.name in done else "failed" if failure else "to do"
+                told = {"grid": record.name, "block": block.name, "state": state}
+                yield {"type": "Feature", "properties": told, "geometry": shapely.geometry.mapping(shape)}
 
 
 @dataclass(slots=True)
@@ -260,9 +272,7 @@ class _Running:
             within = None if self.choice.only is None else _only_on(self.choice.only, record)
             for row, col in record.blocks:
                 block = record.block(row, col)
-                core = block.core
-                box = (core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
-                if within is not None and not within.intersects(shapely.box(*box)):
+                if within is not None and not within.intersects(_outline(block.core)):
                     left_out += not self.job.run.objects(record.name, block.name).exists()
                     continue
                 chosen.append((record.name, row, col, block.name))
@@ -465,6 +475,11 @@ def _only_on(only: tuple[float, float, float, float], record: GridRecord) -> Bas
     area = aoi_on(gpd.GeoSeries([shapely.box(*only)], crs="OGC:CRS84"), record.geobox)
     shapely.prepare(area)
     return area
+
+
+def _outline(core: Window) -> BaseGeometry:
+    """A window in pixel coordinates."""
+    return shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
 
 
 def _placed(shape: BaseGeometry, record: GridRecord) -> BaseGeometry:

@@ -117,7 +117,7 @@ def create(
     nodata: Any,
     as_json: bool,
 ) -> None:
-    """Make tasks of DETECTIONS and the scenes they were found in.
+    """Make tasks of DETECTIONS (a layer, or the folder of a region's run) and the scenes they were found in.
 
     Designs: triage asks about the most useful detections first (uncertain, large, new, near what a rule protects);
     stratified about as many of every confidence; random about detections or tiles at random; census+audit shows
@@ -129,7 +129,7 @@ def create(
     from geoslave.imagery.geotiff import Reading
     from geoslave.review.create import Options, create_review
 
-    table = read_detections(detections)
+    table = read_detections(detections / "detections.gpkg" if detections.is_dir() else detections)
     if min_confidence is not None:
         table = filter_detections(table, min_confidence)
     fill = None if nodata in (None, "none") else float(nodata)

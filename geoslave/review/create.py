@@ -281,7 +281,7 @@ def _gold(
     shapes = shapes.assign(answer=answers.astype(str).str.lower(), confidence=1.0)
     shapes, lost = _on_scenes(shapes[shapes["answer"].isin(("yes", "no"))], scenes)
     notes += [text.replace("detections", "gold places") for text in lost]
-    wanted = max(2 * _TUTORIAL_EACH, round(n_tasks * options.gold_share / max(1 - options.gold_share, 0.01)))
+    wanted = 2 * _TUTORIAL_EACH + max(2, round(n_tasks * options.gold_share / (1 - options.gold_share)))
     parts = []
     for answer in ("yes", "no"):
         mine = shapes[shapes["answer"] == answer]
@@ -291,8 +291,8 @@ def _gold(
         rows = rng.permutation(len(mine))[: max(1, wanted // 2)]
         chosen = mine.iloc[rows].reset_index(drop=True)
         own = chosen["tutorial"].fillna("") if "tutorial" in chosen else pd.Series("", index=chosen.index)
-        taught = chosen.index.to_series() < _TUTORIAL_EACH
-        parts.append(chosen.assign(lesson=own.where(own != "", TUTORIAL[answer]).where(taught | (own != ""), "")))
+        taught = chosen.index.to_series() < min(_TUTORIAL_EACH, (len(chosen) + 1) // 2)
+        parts.append(chosen.assign(lesson=own.where(own != "", TUTORIAL[answer]).where(taught, "")))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -7,6 +7,8 @@ SQLite refuses under load) and queue inside the process, which is faster than it
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -264,6 +266,8 @@ class Database:
     def _engine(self) -> Engine:
         if not self.is_sqlite:
             return sa.create_engine(self.url, pool_size=10, max_overflow=30, pool_pre_ping=True)
+        with contextlib.suppress(OSError):  # it holds places and secrets: for its owner only
+            os.close(os.open(str(self.url.database), os.O_CREAT | os.O_EXCL, 0o600))
         engine = sa.create_engine(
             self.url, poolclass=sa.pool.QueuePool, pool_size=8, max_overflow=56, connect_args={"timeout": 30}
         )

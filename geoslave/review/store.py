@@ -539,23 +539,26 @@ class Store:
         with self._database.reading() as db:
             head = db.execute(sa.select(t.chain)).mappings().one()
             stand = {row.vote_id: row.answer for row in db.execute(sa.select(t.standing))}
-            counted = {row.task_id: row.n_votes for row in db.execute(sa.select(t.tasks.c.task_id, t.tasks.c.n_votes))}
+            now = sa.select(t.tasks.c.task_id, t.tasks.c.n_votes, t.tasks.c.settled)
+            tasks = {row.task_id: (row.n_votes, row.settled) for row in db.execute(now)}
             rows = db.execute(sa.select(t.records).order_by(t.records.c.seq)).mappings()
-            last, replayed = self._follow(rows)
+            last, replayed, settled = self._follow(rows)
         if (head["seq"], head["hash"]) != last:
             raise ChainBroken(f"{self.name}: the chain ends at record {last[0]}, but {head['seq']} were kept")
         if {vote_id: answer for vote_id, (_, answer) in replayed.items()} != stand:
             raise ChainBroken(f"{self.name}: the votes that stand do not follow from the records")
-        tally = dict.fromkeys(counted, 0)
+        tally = dict.fromkeys(tasks, 0)
         for task_id, _ in replayed.values():
             tally[task_id] += 1
-        if tally != counted:
-            raise ChainBroken(f"{self.name}: the counts of votes do not follow from the records")
+        if {task_id: (n, settled.get(task_id)) for task_id, n in tally.items()} != tasks:
+            raise ChainBroken(f"{self.name}: the counts of votes, or what was settled, do not follow from the records")
         return ChainCheck(last[0], len(stand), last[1])
 
-    def _follow(self, rows: Iterable[Any]) -> tuple[tuple[int, str], dict[str, tuple[str, str]]]:
+    def _follow(self, rows: Iterable[Any]) -> tuple[tuple[int, str], dict[str, tuple[str, str]], dict[str, str]]:
+        """The last record, the votes that stand after it, and what was settled."""
         seq, previous = 0, t.GENESIS
         replayed: dict[str, tuple[str, str]] = {}
+        settled: dict[str, str] = {}
         for row in rows:
             seq += 1
             if row["seq"] != seq or row["previous"] != previous or row["hash"] != _hash(row):
@@ -565,7 +568,9 @@ class Store:
                 replayed[row["vote_id"]] = (row["task_id"], row["answer"])
             elif row["kind"] == "undo":
                 replayed.pop(row["undoes"], None)
-        return (seq, previous), replayed
+            elif row["kind"] == "settle":
+                settled[row["task_id"]] = row["answer"]
+        return (seq, previous), replayed, settled
 
     def _import_part(self, db: Connection, part: Sequence[Vote], left: dict[str, int], rule: Retirement) -> int:
         head = self._head(db)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -47,7 +48,7 @@ def postgres() -> Iterator[str]:
             _wait_for(folder / ".s.PGSQL.5432", server)
             yield str(folder)
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # without waiting for those who are connected
             server.wait(30)
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,8 +78,7 @@ def test_pictures_show_the_site_where_the_outline_says(tmp_path: Path, scene: Pa
         a, b, c, d, e, f = places[task.task_id].grids[near.path]
         ground = shapely.Point(a * x + b * y + c, d * x + e * y + f)
         assert shapely.from_wkt(places[task.task_id].outline).contains(ground)
-        for secret in (str(places[task.task_id].detection_id), "S2_", "r00"):
-            assert secret not in task.task_id and secret not in near.path
+        assert re.fullmatch("[0-9a-f]{16}", task.task_id) and re.fullmatch("pictures/[0-9a-f]{16}.png", near.path)
 
 
 def test_a_second_date_lies_on_the_same_grid(tmp_path: Path, scene: Path, make_scene: Callable[..., Path]) -> None:
@@ -120,7 +120,7 @@ def test_gold_is_mixed_in_and_some_of_it_teaches(tmp_path: Path, scene: Path) ->
     told, tasks, _ = made(tmp_path / "r", scene, gold=known)
     gold = [task for task in tasks if task.gold]
     assert sorted(task.gold or "" for task in gold) == ["no", "yes", "yes"]
-    assert told.tutorial == 3 and all(task.tutorial for task in gold)
+    assert told.tutorial == 2 and sum(task.tutorial != "" for task in gold) == 2
 
 
 def test_a_failure_leaves_nothing_and_a_folder_is_not_overwritten(tmp_path: Path, scene: Path) -> None:
@@ -139,6 +139,7 @@ def test_options_that_contradict_are_told(tmp_path: Path, scene: Path, wrong: di
         made(tmp_path / "r", scene, **wrong)
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 99))
 def test_inclusion_probabilities_add_up_to_the_population(size: int, n: int, seed: int) -> None:
     """The law of Horvitz and Thompson: each stratum's weights sum to its size."""

@@ -161,6 +161,13 @@ def test_gold_and_unflagged_are_dealt_out_by_their_share(store: Store, cast: Cas
     assert all(standing["retired"] is None for key, standing in store.standings().items() if key.startswith("g"))
 
 
+def test_what_taught_a_newcomer_does_not_measure_them(store: Store) -> None:
+    example = Task("g0", "validate", "gold", 1.0, gold="yes", pool="gold", tutorial="a ring of bricks")
+    store.add_tasks([example])
+    assert store.tutorial() == [example]
+    assert store.lease(store.add_reviewer("Ada"), NOW) is None
+
+
 def test_disagreement_asks_for_more_votes_and_ends_as_a_conflict_to_settle(store: Store, cast: Cast) -> None:
     store.set_setting("retirement", {"votes": 2, "agreement": 0.8, "most": 4})
     store.add_tasks(tasks(1))
@@ -179,6 +186,10 @@ def test_disagreement_asks_for_more_votes_and_ends_as_a_conflict_to_settle(store
     assert store.standings()["t0000"]["settled"] == "no"
     assert store.progress()[0].done == 1
     assert store.verify().records == 5
+    with store._database.writing() as db:
+        db.execute(sa.text("UPDATE tasks SET settled = 'yes'"))
+    with pytest.raises(ChainBroken, match="settled"):
+        store.verify()
 
 
 def test_undo_keeps_the_vote_in_the_records_and_lets_the_reviewer_answer_again(store: Store, cast: Cast) -> None:

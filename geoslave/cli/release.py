@@ -178,10 +178,12 @@ def _facts(counts: Counts) -> dict[str, Any]:
 
 def _lines(counts: Counts, out: Path) -> list[str]:
     total = counts.total
-    lines = [f"{total.n_detections:,} detections in {len(counts.cells)} hexagons of resolution {counts.resolution}"]
+    lines = [f"{total.n_detections:,} detections, {len(counts.cells)} hexagons of resolution {counts.resolution} shown"]
     if total.estimate is not None:
         lines.append(f"  {total.estimate:,} sites  [{total.low:,}, {total.high:,}], {counts.level:.0%} interval")
-    lines.append(f"  {counts.share_in_cells:.0%} of them in a hexagon that is shown, each of at least {counts.k}")
+    lines.append(
+        f"  {counts.share_in_cells:.0%} of the detections lie in one that is shown, each holds at least {counts.k}"
+    )
     return [*lines, f"  looked through, nothing found that gives a place away  ->  {out}"]
 
 

@@ -263,7 +263,7 @@ def _readme(counts: Counts, about: Mapping[str, Any], paper: Paper) -> str:
         if total.estimate is not None
         else "No sample was reviewed: these are detections, with their misses and false alarms, and have no interval."
     )
-    dates = " to ".join(str(origin[key]) for key in ("first_date", "last_date") if origin.get(key)) or "not known"
+    dates = " to ".join(sorted({str(origin[key]) for key in ("first_date", "last_date") if origin.get(key)}))
     return f"""# {paper.title}
 
 {found}, counted in hexagons (H3, resolution {counts.resolution}).
@@ -280,13 +280,13 @@ def _readme(counts: Counts, about: Mapping[str, Any], paper: Paper) -> str:
 | SHA256SUMS | checksums; `sha256sum -c SHA256SUMS` tells whether all is as it was released |
 | LICENCE.txt, CITATION.cff | what you may do, and how to cite |
 
-Imagery from: {dates}. {intervals}
+Imagery from: {dates or "not known"}. {intervals}
 
 ## What is not here, and why
 
 No place of a site, no image, no identifier. Exact places can bring violence, theft or raids to the people there.
 
-* A hexagon is shown only if it holds at least {counts.k} sites. **A hexagon that is absent is not empty**: it holds
+* A hexagon is shown only if it holds at least {counts.k}. **A hexagon that is absent is not empty**: it holds
   none, or few, or is withheld so that subtracting the others from a total tells nothing. You cannot know which.
 * Of all detections, {counts.share_in_cells:.0%} lie in a hexagon that is shown; the total holds all.
 * A hexagon of this release covers about {_mean_area(counts):,} km². Its count says nothing of where in it.
@@ -296,8 +296,8 @@ No place of a site, no image, no identifier. Exact places can bring violence, th
 From space, a free worker cannot be told from an enslaved one. A count is a reason to look closer, with people who
 know the place, and none to accuse. Do not compare hexagons by their detections alone where models see unevenly.
 
-Release {about["release_id"]}, {paper.released.isoformat()}. Its makers can trace it to model, imagery and
-thresholds with `geoslave provenance`.
+Release {about["release_id"]}, {paper.released.isoformat()}. Its makers can trace it to model, imagery
+and thresholds with `geoslave provenance`.
 """
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import geopandas as gpd
 import h3
+import numpy as np
 import pandas as pd
 import pytest
 import shapely
 import yaml
 
-from geoslave.detections.export import read_detections, read_provenance
+from geoslave.detections.export import read_detections, read_provenance, write_detections
 from geoslave.release.cells import cells_of_detections, count_cells
 from geoslave.release.lint import lint_folder
 from tests.release.country import country
@@ -153,3 +154,25 @@ def test_what_cannot_be_is_said(
     got, _, err = run("release", layer, *arguments)
     assert got == status and told in err and not (tmp_path / "new").exists()
     assert not list(tmp_path.glob(".~*")), "nothing is left behind"
+
+
+def test_no_site_can_be_placed_better_than_its_cell(layer: Path, release: Path, tmp_path: Path, run: Run) -> None:
+    """Every site moved anywhere within its cell: the public files stay the same to the byte."""
+    sites, rng = read_detections(layer), np.random.default_rng(1)
+    moved = [elsewhere(cell, rng) for cell in cells_of_detections(sites)]
+    points = gpd.GeoSeries(gpd.points_from_xy(*zip(*moved, strict=True)), crs=4326).to_crs(sites.crs)
+    assert (points.distance(sites.geometry) > 1000).mean() > 0.8, "they did move"
+    write_detections(sites.set_geometry(points.buffer(30)), tmp_path / "moved.gpkg", provenance=read_provenance(layer))
+    status, _, err = run("release", tmp_path / "moved.gpkg", "--out", tmp_path / "other", "--author", "Kiln Watch")
+    assert status == 0, err
+    for path in release.iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+
+def elsewhere(cell: str, rng: np.random.Generator) -> tuple[float, float]:
+    """A random place of a cell of resolution 5: longitude, latitude."""
+    small = list(h3.cell_to_children(cell, 8))
+    while True:
+        lat, lon = h3.cell_to_latlng(small[rng.integers(len(small))])
+        if h3.latlng_to_cell(lat, lon, 5) == cell:
+            return lon, lat

@@ -130,10 +130,16 @@ def test_what_is_no_package_is_named(home: Path, tmp_path: Path) -> None:
     assert nothing_kept(home)
 
 
-def test_a_good_package_is_in_order_and_the_shipped_one_agrees_with_torch() -> None:
-    checks = {check.name: check for check in verify_package(open_package("kiln-s2"))}
-    assert checks["ONNX"].passed and checks["hashes"].passed and checks["card"].passed
-    assert checks["torch"].passed in (True, None)
+@pytest.mark.parametrize("name", ["kiln-s2", "mine-s2"])
+def test_what_ships_is_in_order_and_its_confidence_calibrated(name: str) -> None:
+    package = open_package(name)
+    assert [check.name for check in verify_package(package) if check.passed is False] == []
+    assert package.spec.confidence.calibrated
+
+
+def test_the_model_that_falls_short_says_so() -> None:
+    package = open_package("mine-s2")
+    assert "experimental" in package.spec.title and "## Experimental" in (package.folder / "README.md").read_text()
 
 
 def test_a_network_whose_scores_are_not_numbers_fails(model: Path) -> None:

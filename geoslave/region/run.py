@@ -327,6 +327,7 @@ class _Teller:
         self._watch = watch
         self._pending_pixels = 0
         self._recent: deque[tuple[float, int]] = deque()
+        self._recent_pixels = 0
         self._written = 0.0
 
     def begin_grids(self, count: int) -> None:
@@ -367,10 +368,11 @@ class _Teller:
     def _rate(self, pixels: int) -> None:
         now = time.monotonic()
         self._recent.append((now, pixels))
+        self._recent_pixels += pixels
         while len(self._recent) > 2 and now - self._recent[0][0] > _RATE_OVER_S:
             self._recent.popleft()
-        seconds = now - self._recent[0][0]
-        rate = sum(n for _, n in list(self._recent)[1:]) / max(seconds, 1e-6)
+            self._recent_pixels -= self._recent[0][1]  # the oldest one left marks the beginning only
+        rate = self._recent_pixels / max(now - self._recent[0][0], 1e-6)
         self.progress.mpx_s = round(rate / 1e6, 3)
         self.progress.seconds_left = round(self._pending_pixels / rate, 1) if rate else None
 

@@ -50,6 +50,11 @@ def _lines(out: Path, title: str, facts: dict[str, object]) -> list[str]:
         "  scores.tif           the model's score for every pixel (COG)",
         "  scene.tif            the scene; truth.geojson its kilns; chips/ its chips with an index",
         "",
+        "Look at the detections as a volunteer would (in your browser, on this computer alone):",
+        f"  geoslave review create {out}/detections.gpkg --scenes {out}/scene.tif --gold {out}/truth.geojson "
+        f"-n 60 --out {out}-review",
+        f"  geoslave review serve {out}-review",
+        "",
         "Next: your own scene (red, green, blue; 20 m or finer):",
         "  geoslave detect YOUR_SCENE.tif --model kiln-s2 --out kilns.gpkg",
     ]

@@ -28,6 +28,8 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 COOKIE = "geoslave_session"
 INVITATION_DAYS = 7
 SESSION_DAYS = 60
+KNOWN_S = 3.0
+"""A session that was looked up is not looked up again for so long; what this server changes holds at once."""
 TICKET_DAYS = 2
 
 
@@ -95,6 +97,7 @@ class Access:
         self._sessions = URLSafeTimedSerializer(secret, salt="session")
         self._links = URLSafeTimedSerializer(secret, salt="link")
         self._tickets = URLSafeTimedSerializer(secret, salt="ticket")
+        self._known: dict[str, tuple[float, Reviewer]] = {}
         if not login:
             store.add_reviewer("you", "coordinator", reviewer_id=LOCAL_ID)
 
@@ -104,13 +107,26 @@ class Access:
         Raises:
             SignedOut: if there is none, it was tampered with, is too old, or the person was disabled.
         """
-        if not self.login:
-            return self.store.reviewer(LOCAL_ID)
+        sealed = (cookie or "") if self.login else LOCAL_ID
+        until, known = self._known.get(sealed, (0.0, None))
+        if known is not None and until > time.monotonic():
+            return known
+        reviewer = self._look_up(sealed) if self.login else self.store.reviewer(LOCAL_ID)
+        if len(self._known) > 2000:
+            self.forget()
+        self._known[sealed] = (time.monotonic() + KNOWN_S, reviewer)
+        return reviewer
+
+    def _look_up(self, cookie: str) -> Reviewer:
         token = _token(self._sessions, cookie, SESSION_DAYS)
         reviewer = self.store.reviewer_by_token(token_hash("session", token)) if token else None
         if reviewer is None:
             raise SignedOut("you are signed out: open your link again, or ask the coordinator for a new one")
         return reviewer
+
+    def forget(self) -> None:
+        """People were changed: look everybody up again."""
+        self._known = {}
 
     def join(self, link_token: str, name: str) -> tuple[Reviewer, str]:
         """Use a link, once: the person, and the cookie of their session.
@@ -128,12 +144,14 @@ class Access:
             known = self.store.redeem(token_hash("invitation", token), name, hashed)
         else:
             self.store.change_reviewer(known.id, token_hash=hashed)
+            self.forget()
         return known, self._sessions.dumps(session)
 
     def leave(self, reviewer: Reviewer) -> None:
         """End the person's session, also where its cookie was copied to."""
         if self.login:
             self.store.change_reviewer(reviewer.id, token_hash=None)
+            self.forget()
 
     def invite(self, role: str, days: float = INVITATION_DAYS) -> str:
         """A token for a new person's link; works once. The store keeps its hash."""
@@ -153,6 +171,7 @@ class Access:
             raise UnknownReviewer(f"{reviewer_id} is nobody who signs in: see  geoslave review invite --list")
         token = secrets.token_urlsafe(32)
         self.store.change_reviewer(reviewer_id, token_hash=token_hash("return", token))
+        self.forget()
         return str(self._links.dumps(token))
 
     def ticket(self, reviewer: Reviewer, task_id: str) -> str:

@@ -293,7 +293,7 @@ def _reviewing(page: Page) -> APIRouter:
     Person = Annotated[Reviewer, Depends(_person(page))]
 
     @router.post("/api/tasks/lease")
-    def lease(body: LeaseIn, reviewer: Person) -> dict[str, Any]:
+    def lease(body: LeaseIn, reviewer: Person) -> JSONResponse:
         """The next tasks, leased for ten minutes."""
         held = list(body.held)
         given = []
@@ -303,7 +303,7 @@ def _reviewing(page: Page) -> APIRouter:
                 break
             held.append(task.task_id)
             given.append(page.for_reviewer(task, reviewer))
-        return {"tasks": given, "done_share": page.done_share()}
+        return JSONResponse({"tasks": given, "done_share": page.done_share()})
 
     @router.post("/api/votes")
     def vote(body: VoteIn, reviewer: Person) -> dict[str, Any]:
@@ -345,12 +345,11 @@ def _reviewing(page: Page) -> APIRouter:
     def tutorial_done(reviewer: Person) -> dict[str, Any]:
         """The person has seen the examples."""
         page.store.change_reviewer(reviewer.id, tutorial_done=True)
+        page.access.forget()
         return {"tutorial_done": True}
 
-    @router.get(
-        "/pictures/{ticket}/{number}", response_class=FileResponse, responses={200: {"content": {"image/png": {}}}}
-    )
-    def picture(ticket: str, number: int, reviewer: Person) -> FileResponse:
+    @router.get("/pictures/{ticket}/{number}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    def picture(ticket: str, number: int, reviewer: Person) -> Response:
         """A picture of a task this person was given."""
         task = page.task(page.access.admitted(reviewer, ticket))
         if not 0 <= number < len(task.pictures):
@@ -358,7 +357,7 @@ def _reviewing(page: Page) -> APIRouter:
         path = (page.pictures / task.pictures[number].path).resolve()
         if not path.is_relative_to(page.pictures) or not path.is_file():
             raise s.UnknownTask("a picture of this task is missing on the server: tell the coordinator")
-        return FileResponse(path, headers={"Cache-Control": "private, no-store"})
+        return Response(path.read_bytes(), headers={"Cache-Control": "private, no-store"}, media_type="image/png")
 
     return router
 
@@ -427,6 +426,7 @@ def _coordinating(page: Page) -> APIRouter:
         if reviewer_id == reviewer.id:
             raise a.Forbidden("you cannot shut yourself out: ask another coordinator")
         page.store.change_reviewer(reviewer_id, disabled=body.disabled)
+        page.access.forget()
         page.forget("overview")
         return {"id": reviewer_id, "disabled": body.disabled}
 

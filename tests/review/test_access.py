@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from geoslave.cli.review_serve import invite, serve
 from geoslave.errors import GeoslaveError, OutputError
 from geoslave.review.access import (
     COOKIE,
+    KNOWN_S,
     Access,
     Forbidden,
     Limits,
@@ -104,7 +106,21 @@ def test_a_new_link_brings_the_same_person_back_and_ends_the_old_session(access:
 
 def test_who_is_shut_out_is_out_at_once(access: Access, store: Store) -> None:
     person, cookie = access.join(access.invite("reviewer"), "Amina")
+    assert access.who(cookie) == person
     store.change_reviewer(person.id, disabled=True)
+    access.forget()
+    with pytest.raises(SignedOut):
+        access.who(cookie)
+
+
+def test_who_is_shut_out_by_another_program_is_out_soon(
+    access: Access, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, cookie = access.join(access.invite("reviewer"), "Amina")
+    access.who(cookie)
+    store.change_reviewer(person.id, disabled=True)
+    now = time.monotonic()
+    monkeypatch.setattr("geoslave.review.access.time.monotonic", lambda: now + KNOWN_S + 1)
     with pytest.raises(SignedOut):
         access.who(cookie)
 

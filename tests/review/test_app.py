@@ -323,9 +323,9 @@ def test_reviewers_see_score_and_place_only_where_the_coordinator_allows_it(
     assert "score" not in task and task["lat"] == 2.0
 
 
-def test_a_coordinator_invites_shuts_out_and_lets_in(chief: TestClient, store: Store, tmp_path: Path) -> None:
+def test_a_coordinator_invites_shuts_out_and_lets_in(chief: TestClient) -> None:
     token = chief.post("/api/coordinator/invitations", json={"role": "reviewer"}).json()["token"]
-    newcomer = client_of(store, tmp_path, login=True)
+    newcomer = TestClient(chief.app, base_url=HERE)
     assert newcomer.post("/api/join", json={"token": token, "name": "Devi"}).json()["role"] == "reviewer"
     person = newcomer.get("/api/me").json()["id"]
     chief.post(f"/api/coordinator/reviewers/{person}", json={"disabled": True})

@@ -223,7 +223,7 @@ function ask(task) {
   const extra = [task.score != null ? `model score ${task.score.toFixed(2)}` : "", task.lat != null ? `${task.lat.toFixed(5)}, ${task.lon.toFixed(5)}` : ""];
   const touch = window.matchMedia("(hover: none)").matches;
   const how = touch ? "Tap each one; tap a mark to take it away." : "Click each one, or move the picture with the arrows and press M. A click on a mark takes it away.";
-  const keys = search ? how : "";
+  const keys = search ? `${task.pictures.some((picture) => picture.outline.length) ? "Inside the frame. " : ""}${how}` : "";
   $("hint").textContent = [keys, ...extra].filter(Boolean).join(" · ");
   $("crosshair").hidden = true;
 }

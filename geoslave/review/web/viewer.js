@@ -105,7 +105,7 @@ function olViewer(element, { onMark = null } = {}) {
     view.animate({ resolution: view.getConstrainedResolution(view.getResolution() / 1.5 ** by), duration: 120 });
   }
 
-  new ResizeObserver(() => map.updateSize()).observe(element);
+  new ResizeObserver(fit).observe(element); // turned, or a note was opened: the whole picture again
 
   return {
     movable: true,

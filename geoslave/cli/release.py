@@ -184,6 +184,8 @@ def _lines(counts: Counts, out: Path) -> list[str]:
     lines.append(
         f"  {counts.share_in_cells:.0%} of the detections lie in one that is shown, each holds at least {counts.k}"
     )
+    if not counts.cells:
+        lines.append("  too few, too far apart: only totals could be shown")
     return [*lines, f"  looked through, nothing found that gives a place away  ->  {out}"]
 
 

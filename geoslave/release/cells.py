@@ -57,6 +57,8 @@ class Counts:
     """Nominal coverage of the intervals, None without."""
     method: str
     n_reviewed: int
+    n_reviewers: int | None
+    """People who reviewed, None if the reviews do not say."""
     warnings: tuple[str, ...]
 
     @property
@@ -156,6 +158,7 @@ def _count(cells: Sequence[str], resolution: int, k: int, reviewed: Reviewed | N
         None if total is None else total.level,
         "detections, not corrected for misses and false alarms" if total is None else total.assumptions,
         0 if total is None else total.n_reviewed,
+        None if reviewed is None or "reviewer" not in reviewed.reviews else reviewed.reviews["reviewer"].nunique(),
         () if total is None else total.warnings,
     )
 

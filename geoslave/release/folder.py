@@ -207,6 +207,7 @@ def _figures(counts: Counts) -> dict[str, Any]:
         "level": counts.level,
         "method": counts.method,
         "n_reviewed": counts.n_reviewed,
+        "n_reviewers": counts.n_reviewers,
         "warnings": list(counts.warnings),
         "share_in_published_cells": round(counts.share_in_cells, 2),
     }

@@ -124,11 +124,14 @@ def test_estimates_come_with_intervals_and_are_protected_too(layer: Path, tmp_pa
         }
     )
     frame.to_csv(tmp_path / "frame.csv", index=False)
-    frame[["tile_id"]].assign(n_sites=frame["n_flagged"]).to_csv(tmp_path / "reviews.csv", index=False)
+    frame[["tile_id"]].assign(n_sites=frame["n_flagged"], reviewer="Asha").to_csv(tmp_path / "reviews.csv", index=False)
     reviewed = ("--frame", tmp_path / "frame.csv", "--reviews", tmp_path / "reviews.csv")
     status, printed, err = run("release", layer, "--out", tmp_path / "r", "--author", "A", *reviewed, "--json")
     assert status == 0, err
     assert json.loads(printed)["estimate"] == 300
+    about = json.loads((tmp_path / "r" / "release.json").read_text())
+    assert about["n_reviewers"] == 1 and about["n_reviewed"] == len(frame)
+    assert not any("Asha" in path.read_text() for path in (tmp_path / "r").iterdir())
     rows = pd.read_csv(tmp_path / "r" / "cells.csv")
     assert (rows["estimate"] >= 5).all() and (rows["n_detections"] >= 5).all()
     assert (rows["low"] <= rows["estimate"]).all() and (rows["estimate"] <= rows["high"]).all()

@@ -6,7 +6,6 @@ seen from the file alone: keep the last hash, which every export shows, somewher
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +30,7 @@ def append(log: Path, entry: Mapping[str, Any]) -> str:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _wait_for_turn(file)
             file.seek(0)
             lines = _checked(log, file.read())
             previous = lines[-1]["hash"] if lines else START
@@ -56,6 +55,20 @@ def read(log: Path) -> list[dict[str, Any]]:
     if not log.is_file():
         raise GeoslaveError(f"{log} is not there: give the log of releases with --log")
     return _checked(log, log.read_bytes())
+
+
+def _wait_for_turn(file: Any) -> None:
+    """Lock an open file until it is closed: two exports at once write one line after the other."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: its own lock, of one byte far behind the text
+        import msvcrt
+
+        lock: Any = msvcrt
+        file.seek(1 << 40)
+        lock.locking(file.fileno(), lock.LK_LOCK, 1)
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _checked(log: Path, data: bytes) -> list[dict[str, Any]]:

@@ -248,6 +248,8 @@ def test_being_stopped_leaves_nothing(
         [*GEOSLAVE, "detect", str(scene), "--model", str(bright_model), "--out", str(out), "--threads", "1"],
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that starts the tests in the background has them ignore Ctrl-C, and their children too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(out.parent.glob(".~*/*.tif")) and time.monotonic() < deadline:

@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.model.augment import IGNORE, Augmentation, coarsen, stripes  # noqa: E402
 from geoslave.model.losses import pooled_logits, segmentation_loss, weak_loss  # noqa: E402
+from geoslave.model.package import open_package  # noqa: E402
 from geoslave.model.recipe import Loss, TrainConfig, Weak, load_config  # noqa: E402
 from geoslave.model.sampling import draw_batch  # noqa: E402
 from geoslave.model.train import train  # noqa: E402
@@ -403,7 +404,7 @@ def test_a_package_can_be_started_from(tiles: Path) -> None:
     config = _config(tiles, start_from="kiln-s2", architecture={**spec, "upsample": 2}, bands=["red", "green", "blue"])
     told: list[str] = []
     train(config, tell=told.append)
-    assert told == ["starts from kiln-s2 0.1.0; new to it: class hut, class hall"]
+    assert told == [f"starts from kiln-s2 {open_package('kiln-s2').spec.version}; new to it: class hut, class hall"]
     with pytest.raises(GeoslaveError, match="another architecture"):
         train(_config(tiles, start_from="kiln-s2"))
 

@@ -6,8 +6,8 @@ It joins the rooms and holds no science of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -33,6 +33,8 @@ from geoslave.detections.assess import (
     weights,
 )
 from geoslave.detections.evaluate import Comparison, compare
+from geoslave.detections.ground import EDGE_M
+from geoslave.detections.match import DUPLICATE_M, MAX_DISTANCE_M
 from geoslave.errors import GeoslaveError, OutputError, SceneError
 from geoslave.files import atomic_file, refuse_existing, scratch_folder
 from geoslave.imagery.aoi import read_aoi
@@ -43,6 +45,7 @@ from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scoremosaic import merged_scores, unseen
 from geoslave.model.package import ModelPackage
 from geoslave.model.predict import Network
+from geoslave.targets import Target, get_target
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 FILES = ("evaluation.json", "precision-recall.png", "reliability.png", "contact-sheet.png", "errors.gpkg")
@@ -76,6 +79,8 @@ class Searched:
     reading: Reading
     name: str
     """Of the model or the layer."""
+    rules: Mapping[str, float] = field(default_factory=dict)
+    """What makes a hit, a duplicate and a margin (`rules_for`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,8 @@ def evaluate_model(
         )
         maps = sorted((work / "scores").glob("*.tif"))
         named, footprints = _looked_at(scenes, results, work / "scores")
-        searched = Searched(found, footprints, named, reading, package.spec.name)
+        rules = rules_for(get_target(package.spec.target))
+        searched = Searched(found, footprints, named, reading, package.spec.name, rules)
         comparison, facts = _compared(searched, labels, min_confidence, by)
         low = max(1, round(min(package.spec.thresholds.low, package.spec.thresholds.high) * SCORE_STEPS))
         if request.threshold is not None:
@@ -162,11 +168,13 @@ def evaluate_layer(
     by: Sequence[str] = (),
     scenes: Sequence[SceneOnDisk] = (),
     reading: Reading | None = None,
+    target: Target | None = None,
 ) -> Report:
     """Compare a layer one has; pixels are the areas of its outlines.
 
     Args:
         area: the polygons that were searched.
+        target: what the sites are; None: as large as brick kilns.
         scenes: for the pictures alone.
 
     Raises:
@@ -175,11 +183,21 @@ def evaluate_layer(
     reading = reading or Reading()
     columns = {"scene_id": [""] * len(area), "group": ["area"] * len(area)}
     table = gpd.GeoDataFrame(columns, geometry=area.to_numpy(), crs=area.crs)
-    searched = Searched(detections, table, tuple(scenes), reading, name)
+    rules = {} if target is None else rules_for(target)
+    searched = Searched(detections, table, tuple(scenes), reading, name, rules)
     comparison, facts = _compared(searched, labels, min_confidence, by)
     shown = comparison.found[comparison.shown]
     facts["pixel"] = pixels.by_outline(shown, labels, comparison.ground, weights(comparison))
     return Report(comparison, {"model_id": _only(detections, "model_id"), "n_scenes": None, **facts}, searched)
+
+
+def rules_for(target: Target) -> dict[str, float]:
+    """Distances of `compare` that suit a target: those for kilns, less where sites are smaller or stand closer."""
+    return {
+        "duplicate_m": min(DUPLICATE_M, target.merge_distance_m),
+        "max_distance_m": min(MAX_DISTANCE_M, target.merge_distance_m),
+        "edge_m": min(EDGE_M, target.typical_m[0]),
+    }
 
 
 def read_area(path: Path) -> gpd.GeoSeries:
@@ -250,7 +268,7 @@ def write_report(report: Report, folder: Path, overwrite: bool = False) -> list[
 def _compared(
     searched: Searched, labels: gpd.GeoDataFrame, min_confidence: float, by: Sequence[str]
 ) -> tuple[Comparison, dict[str, Any]]:
-    comparison = compare(searched.detections, labels, searched.footprints, min_confidence)
+    comparison = compare(searched.detections, labels, searched.footprints, min_confidence, **searched.rules)
     refuse_elsewhere(comparison)
     names = searched.footprints["group"].unique()
     grouped = len(names) > 1 and (len(names) <= _FEW_SCENES or len(names) < len(searched.footprints))

@@ -140,6 +140,7 @@ def _of_layer(
 ) -> Report:
     from geoslave.evaluation import evaluate_layer, find_scenes, read_area
     from geoslave.imagery.geotiff import Reading
+    from geoslave.targets import get_target
 
     layer, meant = _layer(detections, target)
     sites = _labels(labels, meant, by)
@@ -147,7 +148,15 @@ def _of_layer(
     reading = Reading(None, request.numbers, None, request.crs, request.nodata, request.trust_all)
     shown = () if scenes is None else find_scenes(scenes)
     return evaluate_layer(
-        layer, detections.stem, read_area(area), sites, operating, by=by, scenes=shown, reading=reading
+        layer,
+        detections.stem,
+        read_area(area),
+        sites,
+        operating,
+        by=by,
+        scenes=shown,
+        reading=reading,
+        target=None if meant is None else get_target(meant),
     )
 
 

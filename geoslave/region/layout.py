@@ -136,7 +136,7 @@ class RunFolder:
         for folder in (self.path, self.grids, *self._block_folders()):
             with suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".~"):
+                    if entry.name.startswith(".~") and entry.is_file():
                         Path(entry.path).unlink(missing_ok=True)
 
     def _block_folders(self) -> Iterator[Path]:

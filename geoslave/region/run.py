@@ -130,6 +130,7 @@ def run_region(
             with closing(_engine(job, choice)) as engine:
                 summary = _Running(job, engine, choice, log, tell, function).go(began)
         except BaseException as error:
+            job.run.remove_drafts()  # of workers that were ended in the middle of a block
             tell.stop(error)
             log("stop", why=str(error) or type(error).__name__)
             raise

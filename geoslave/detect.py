@@ -36,7 +36,6 @@ from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scorefile import ScoreFile, publish_scores, score_file
 from geoslave.model.package import ModelPackage, ModelSpec
 from geoslave.model.predict import Network, Predictor, predict_cells
-from geoslave.targets import get_target
 
 Progress = Callable[[str, int, int], None]
 """(what is done now, steps done, steps in all)."""
@@ -164,7 +163,7 @@ def _cells(scene: Scene, spec: ModelSpec, area: BaseGeometry | None) -> list[Cel
     cells = partition(scene.geobox.shape, spec.tile, spec.halo, spec.stride)
     if area is None:
         return list(cells)
-    return list(choose_cells(cells, area, scene.geobox, get_target(spec.target).length_m[1]))
+    return list(choose_cells(cells, area, scene.geobox, spec.sought.length_m[1]))
 
 
 def _write_scores(
@@ -217,7 +216,7 @@ def place(
     found = to_detections(
         objects,
         geobox,
-        target=get_target(spec.target),
+        target=spec.sought,
         class_name=class_name,
         scene_id=scene_id,
         model_id=package.model_id,
@@ -366,7 +365,7 @@ def detect_scenes(
     if not any(result.n_chips for result in results):
         raise EmptyScene("no scene holds a valid pixel: every pixel is nodata; nothing to look at")
     layer = combine([result.detections for result in results])
-    return merge_overlapping(layer, get_target(package.spec.target)), results
+    return merge_overlapping(layer, package.spec.sought), results
 
 
 def _labelled(progress: Progress, label: str) -> Progress:

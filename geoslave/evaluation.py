@@ -45,7 +45,7 @@ from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scoremosaic import merged_scores, unseen
 from geoslave.model.package import ModelPackage
 from geoslave.model.predict import Network
-from geoslave.targets import Target, get_target
+from geoslave.targets import Target
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 FILES = ("evaluation.json", "precision-recall.png", "reliability.png", "contact-sheet.png", "errors.gpkg")
@@ -148,7 +148,7 @@ def evaluate_model(
         )
         maps = sorted((work / "scores").glob("*.tif"))
         named, footprints = _looked_at(scenes, results, work / "scores")
-        rules = rules_for(get_target(package.spec.target))
+        rules = rules_for(package.spec.sought)
         searched = Searched(found, footprints, named, reading, package.spec.name, rules)
         comparison, facts = _compared(searched, labels, min_confidence, by)
         low = max(1, round(min(package.spec.thresholds.low, package.spec.thresholds.high) * SCORE_STEPS))

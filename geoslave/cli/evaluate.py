@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from geoslave.evaluation import Report
+    from geoslave.targets import Target
 
 LAYER_CONFIDENCE = 0.5
 """The operating point of a layer that no model speaks for."""
@@ -119,9 +120,10 @@ def _of_model(
     from geoslave.evaluation import evaluate_model, find_scenes
     from geoslave.model.package import open_package
     from geoslave.model.predict import load_network
+    from geoslave.targets import get_target
 
     package = open_package(model)
-    sites = _labels(labels, target or package.spec.target, by)
+    sites = _labels(labels, get_target(target) if target else package.spec.sought, by)
     found = find_scenes(scenes)
     operating = package.spec.confidence.operating if min_confidence is None else min_confidence
     network = load_network(package, "onnx", threads)
@@ -143,7 +145,8 @@ def _of_layer(
     from geoslave.targets import get_target
 
     layer, meant = _layer(detections, target)
-    sites = _labels(labels, meant, by)
+    sought = None if meant is None else get_target(meant)
+    sites = _labels(labels, sought, by)
     operating = LAYER_CONFIDENCE if min_confidence is None else min_confidence
     reading = Reading(None, request.numbers, None, request.crs, request.nodata, request.trust_all)
     shown = () if scenes is None else find_scenes(scenes)
@@ -156,18 +159,17 @@ def _of_layer(
         by=by,
         scenes=shown,
         reading=reading,
-        target=None if meant is None else get_target(meant),
+        target=sought,
     )
 
 
-def _labels(path: Path, target: str | None, by: tuple[str, ...]) -> gpd.GeoDataFrame:
+def _labels(path: Path, target: Target | None, by: tuple[str, ...]) -> gpd.GeoDataFrame:
     """The labels; a column that is not there is told before hours of work."""
     from geoslave.detections.breakdown import column_of
     from geoslave.labels.formats import read_labels
-    from geoslave.targets import get_target
 
     with warnings_told():
-        sites = read_labels(path, target=None if target is None else get_target(target))
+        sites = read_labels(path, target=target)
     for column in by:
         column_of(sites, column)
     return sites

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from geoslave import __version__
 from geoslave.errors import ModelError
@@ -32,7 +40,7 @@ from geoslave.model.calibrate import Calibration
 from geoslave.model.card import RELIABILITY_PICTURE, card_with_calibration
 from geoslave.model.deepness import add_metadata, deepness_metadata
 from geoslave.model.mlm import SHA256_MULTIHASH, sha256, stac_item
-from geoslave.targets import TARGETS
+from geoslave.targets import TARGETS, Target, get_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,7 +150,9 @@ class ModelSpec(_Frozen):
     version: str
     title: str
     target: str
-    """A preset of `geoslave.targets`."""
+    """The kind of site: a preset of `geoslave.targets`, or `own_target`'s name."""
+    own_target: Target | None = None
+    """A target that is no preset travels with the model."""
     classes: tuple[str, ...]
     bands: tuple[str, ...]
     """Common names (red, green, blue, nir, ...), in the order the network takes them."""
@@ -166,11 +176,24 @@ class ModelSpec(_Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSpec:
-        if self.target not in TARGETS:
+        if self.own_target is not None and self.own_target.name != self.target:
+            raise ValueError(f"target '{self.target}' is not the one it describes, '{self.own_target.name}'")
+        if self.own_target is None and self.target not in TARGETS:
             raise ValueError(f"target '{self.target}' is none of {', '.join(TARGETS)}")
         if self.tile % self.stride or self.halo % self.stride:
             raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of the stride {self.stride}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Packages of presets stay readable to earlier versions."""
+        plain: dict[str, Any] = write(self)
+        return {name: value for name, value in plain.items() if name != "own_target" or value is not None}
+
+    @property
+    def sought(self) -> Target:
+        """What the model looks for."""
+        return self.own_target or get_target(self.target)
 
 
 class Publication(_Frozen):

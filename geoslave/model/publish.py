@@ -18,7 +18,6 @@ from geoslave.model.card import card_with_calibration
 from geoslave.model.network import stride
 from geoslave.model.package import ModelSpec, Publication, write_package
 from geoslave.model.train import TrainResult
-from geoslave.targets import get_target
 
 ACTIVATIONS = 745 << 20
 """Bytes that all convolutions of a network may put out for one chip. ONNX Runtime takes about 1.0 GB then
@@ -43,6 +42,7 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         version=publication.version,
         title=publication.title,
         target=config.target,
+        own_target=config.own_target,
         classes=config.class_names,
         bands=config.bands,
         gsd_m=config.gsd_m,
@@ -107,7 +107,6 @@ def activation_bytes(network: nn.Module, n_bands: int) -> float:
 
 def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
     """The model card, Markdown."""
-    target = get_target(spec.target)
     confidence = spec.confidence
     return "\n".join(
         [
@@ -118,7 +117,7 @@ def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
             "",
             "| | |",
             "|---|---|",
-            f"| finds | {target.title} |",
+            f"| finds | {spec.sought.title} |",
             f"| looks at | {', '.join(spec.bands)}, {spec.gsd_m:g} m (finer imagery is averaged) |",
             f"| network | {spec.architecture.get('name')}, encoder {spec.architecture.get('encoder')},"
             f" input enlarged {spec.architecture.get('upsample')} times |",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,7 @@ from geoslave.labels.synthetic import Landscape
 from geoslave.model.augment import Augmentation
 from geoslave.model.network import Architecture
 from geoslave.model.package import Publication
-from geoslave.targets import TARGETS
+from geoslave.targets import TARGETS, Target, TargetError, get_target, is_target_file
 
 RGB = ("red", "green", "blue")
 _NOT_OF_THE_WEIGHTS = {"publication", "checkpoint_every", "workers"}
@@ -200,7 +200,9 @@ class TrainConfig(_Frozen):
 
     name: str
     target: str = "brick_kiln"
-    """A preset of `geoslave.targets`: what sizes detections may have."""
+    """A preset of `geoslave.targets`, or the path of a target's YAML file: what sizes detections may have."""
+    own_target: Target | None = None
+    """The target where it is no preset; filled in from its file."""
     classes: tuple[str, ...] = ()
     """Kinds of sites to tell apart, as the labels call them. [default: one, the target]"""
     bands: tuple[str, ...] = RGB
@@ -250,11 +252,27 @@ class TrainConfig(_Frozen):
     publication: Publication = Publication()
     """What the package says of itself; training does not look at it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_target(cls, given: Any) -> Any:
+        """A target's file is read once, so that nothing depends on it later."""
+        name = given.get("target") if isinstance(given, dict) else None
+        if not isinstance(name, str) or not is_target_file(name):
+            return given
+        try:
+            target = get_target(_expanded(name))
+        except TargetError as error:
+            raise ValueError(str(error)) from None
+        return {**given, "target": target.name, "own_target": target}
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        if self.target not in TARGETS:
+        if self.own_target is not None and self.own_target.name != self.target:
+            raise ValueError(f"target '{self.target}' is not the one of 'own_target', {self.own_target.name}")
+        if self.own_target is None and self.target not in TARGETS:
             raise ValueError(
-                f"target '{self.target}' is none of {', '.join(TARGETS)}: take the one of the nearest size"
+                f"target '{self.target}' is none of {', '.join(TARGETS)}: take the one of the nearest size, or give "
+                "your own as a .yaml file"
             )
         if self.validation.by == "list" and not (self.validation.scenes or any(s.aside for s in self.scenes)):
             raise ValueError(
@@ -272,6 +290,11 @@ class TrainConfig(_Frozen):
         return self
 
     @property
+    def sought(self) -> Target:
+        """What is to be found."""
+        return self.own_target or get_target(self.target)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """One name for each output of the network."""
         return self.classes or (self.target,)
@@ -283,7 +306,8 @@ class TrainConfig(_Frozen):
 
     def digest(self) -> str:
         """SHA-256 of all that decides the weights (the contents of data files are not looked at)."""
-        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_THE_WEIGHTS).encode()).hexdigest()
+        unset = {"own_target"} if self.own_target is None else set()
+        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_THE_WEIGHTS | unset).encode()).hexdigest()
 
     def _can_render(self) -> bool:
         return self.target == "brick_kiln" and self.bands == RGB and len(self.classes) < 2

@@ -45,7 +45,6 @@ from geoslave.model.outlines import (
     yolo_outlines,
 )
 from geoslave.model.recipe import LabelledScenes, TrainConfig, Validation
-from geoslave.targets import get_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
         raise LabelError(f"{source.scenes} holds no {source.files}: check 'scenes' in the configuration")
     outlines = None
     if source.labels:
-        table = read_labels(source.labels, get_target(config.target))
+        table = read_labels(source.labels, config.sought)
         outlines = Outlines(table.assign(class_index=class_indices(table, source, config)))
     circles, areas = read_unsure_places(source)
     touched = 0

@@ -30,7 +30,6 @@ from geoslave.model.network import stride
 from geoslave.model.recipe import Recentre, TrainConfig
 from geoslave.model.sampling import chip_scene
 from geoslave.model.trainingdata import PlacedScene, TrainScene, ValidationData
-from geoslave.targets import get_target
 
 Statistic = NDArray[np.float64]
 
@@ -141,7 +140,7 @@ def _detections(
     scores: Sequence[Scores], data: ValidationData, index: int, name: str, config: TrainConfig
 ) -> gpd.GeoDataFrame:
     """Detections of a class in all scenes, merged."""
-    target, publication = get_target(config.target), config.publication
+    target, publication = config.sought, config.publication
     high, low = (max(1, round(t * SCORE_STEPS)) for t in (publication.thresholds.high, publication.thresholds.low))
 
     def confidence(mean: Statistic, top: Statistic, *_shape: Statistic) -> Statistic:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from geoslave.errors import GeoslaveError
-from geoslave.targets import TARGETS
+from geoslave.settings import read_settings, suggestion
+from geoslave.targets import TARGETS, TargetError, get_target, is_target_file
 
 Composite = Literal["single", "latest", "least_cloudy", "median"]
 
@@ -30,7 +29,9 @@ class RegionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="geoslave region")
 
-    target: str = Field(description="The kind of site to look for: a preset of geoslave (brick_kiln, mine, ...).")
+    target: str = Field(
+        description="The kind of site to look for: a preset (geoslave targets list), or your own target's .yaml file."
+    )
     model: str = Field(description="A model's name (geoslave models list) or folder.")
     aoi: str | None = Field(
         default="aoi.geojson", description="Polygons; only sites inside are reported. null: all of the scenes."
@@ -76,6 +77,11 @@ class RegionConfig(BaseModel):
     @field_validator("target")
     @classmethod
     def _known(cls, value: str) -> str:
+        if is_target_file(value):
+            try:
+                return get_target(value).name
+            except TargetError as error:
+                raise ValueError(str(error)) from None
         if value not in TARGETS:
             raise ValueError(f"'{value}' is no target{suggestion(value, list(TARGETS))}")
         return value
@@ -91,24 +97,7 @@ def read_config(path: Path) -> RegionConfig:
     Raises:
         ConfigError: that names the line, what is wrong with it, and what may have been meant.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): make it with  geoslave region init") from error
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}: mend the YAML") from error
-    if not isinstance(content, dict) or not isinstance(tree, yaml.MappingNode):
-        raise ConfigError(f"{path}: holds no settings: make it again with  geoslave region init")
-    _refuse_twice(path, tree)
-    try:
-        return RegionConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_told(path, tree, problem) for problem in error.errors())) from None
+    return read_settings(path, RegionConfig, "make it with  geoslave region init", ConfigError)
 
 
 def json_schema() -> dict[str, Any]:
@@ -130,58 +119,6 @@ def template(target: str, model: str, scenes: Sequence[str] = (), aoi: str | Non
         text = f"{name}: {json.dumps(value, ensure_ascii=False)}"
         lines += [text if name in given else f"# {text}", ""]
     return "\n".join(lines)
-
-
-def suggestion(wrong: str, known: Sequence[str]) -> str:
-    """': did you mean ...?' if something known is written alike, else a list."""
-    near = difflib.get_close_matches(wrong, known, 1, 0.5)
-    return f": did you mean '{near[0]}'?" if near else f": use one of {', '.join(known)}"
-
-
-def _told(path: Path, tree: yaml.MappingNode, problem: Any) -> str:
-    """One problem that pydantic found, as a line for people."""
-    where = tuple(problem["loc"])
-    setting = str(where[0]) if where else ""
-    line = _line(tree, where)
-    place = f"{path}, line {line}" if line else str(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: '{setting}' is no setting{suggestion(setting, list(RegionConfig.model_fields))}"
-    if problem["type"] == "missing":
-        return f"{path}: '{setting}' is missing: add a line  {setting}: ..."
-    if problem["type"] == "literal_error":
-        choices = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{place}: {setting}: '{problem['input']}' is not known{suggestion(str(problem['input']), choices)}"
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {setting}: {said[:1].lower() + said[1:]}" + (
-        "" if said.endswith("?") else f" (it says {json.dumps(problem['input'], default=str)})"
-    )
-
-
-def _line(tree: yaml.Node, where: Sequence[Any]) -> int | None:
-    """Line (from 1) of the deepest node on the way to a setting."""
-    line = None
-    for part in where:
-        if isinstance(tree, yaml.MappingNode):
-            found = next(((key, value) for key, value in tree.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, tree = found[0].start_mark.line + 1, found[1]
-        elif isinstance(tree, yaml.SequenceNode) and isinstance(part, int) and part < len(tree.value):
-            tree = tree.value[part]
-            line = tree.start_mark.line + 1
-    return line
-
-
-def _refuse_twice(path: Path, tree: yaml.MappingNode) -> None:
-    """YAML would silently take the last of two."""
-    seen: dict[str, int] = {}
-    for key, _ in tree.value:
-        line = key.start_mark.line + 1
-        if key.value in seen:
-            raise ConfigError(
-                f"{path}, line {line}: '{key.value}' is set in line {seen[key.value]} already: keep one of them"
-            )
-        seen[key.value] = line
 
 
 def _wrapped(text: str, width: int = 100) -> list[str]:

@@ -22,7 +22,6 @@ from geoslave.region.blocks import Job
 from geoslave.region.grids import GridRecord, block_at
 from geoslave.region.layout import read_json
 from geoslave.region.records import read_record, unpack
-from geoslave.targets import get_target
 
 _ROWS_TOGETHER = 256
 """Tables of so many rows of blocks are made one before the next."""
@@ -80,7 +79,7 @@ def merge(job: Job, records: Mapping[str, GridRecord], *, allow_gaps: bool = Fal
     if gaps and not allow_gaps:
         raise GeoslaveError(_told(gaps))
     layer = combine(tables) if tables else empty("EPSG:4326")
-    layer = merge_overlapping(layer, get_target(job.package.spec.target))
+    layer = merge_overlapping(layer, job.package.spec.sought)
     more: dict[str, Any] = {"created": job.started, "run": job.run.path.name}
     if gaps:
         more["blocks_missing"] = len(gaps.missing)

@@ -13,9 +13,10 @@ from geoslave.errors import GeoslaveError
 from geoslave.files import refuse_existing
 from geoslave.imagery.aoi import read_aoi
 from geoslave.model.package import open_package
-from geoslave.region.config import json_schema, read_config, suggestion, template
+from geoslave.region.config import json_schema, read_config, template
 from geoslave.region.layout import RegionFolder, write_whole
-from geoslave.targets import TARGETS
+from geoslave.settings import suggestion
+from geoslave.targets import TARGETS, get_target, is_target_file, target_yaml
 
 
 def init_region(
@@ -31,8 +32,11 @@ def init_region(
     region = RegionFolder(folder)
     refuse_existing(region.config, overwrite)
     package = open_package(model)
-    target = target or package.spec.target
-    if target not in TARGETS:
+    if target is None:
+        target = package.spec.target
+    elif is_target_file(target):
+        target = get_target(target).name
+    elif target not in TARGETS and target != package.spec.target:
         raise GeoslaveError(f"--target: '{target}' is no target{suggestion(target, list(TARGETS))}")
     if target != package.spec.target:
         raise GeoslaveError(
@@ -42,6 +46,10 @@ def init_region(
     folder.mkdir(parents=True, exist_ok=True)
     if area is not None:
         write_whole(folder / "aoi.geojson", _geojson(area))
+    if target not in TARGETS:
+        own = (folder / "target.yaml").absolute()
+        write_whole(own, target_yaml(package.spec.sought).encode())
+        target = str(own)
     named = Path(model).resolve() if (Path(model) / "model.json").is_file() else model
     text = template(target, str(named), [_absolute(scene) for scene in scenes], None if aoi is None else "aoi.geojson")
     write_whole(folder / "region.schema.json", json.dumps(json_schema(), indent=2).encode())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from geoslave.estimate.accuracy import Accuracy
     from geoslave.estimate.compare import Comparison
-    from geoslave.estimate.count import Estimate
+    from geoslave.estimate.result import Estimate
     from geoslave.estimate.sample import Design
 
 # the words of geoslave.estimate; importing them here would make --help slow
@@ -165,7 +165,8 @@ def count_command(
     gamma, the default, is the stratified total with a compound Fay-Feuer gamma interval: the one that
     held in every setting measured (docs/coverage.md). The others say where they are known to fail.
     """
-    from geoslave.estimate.count import class_counts, count_by, count_sites, detector_rates
+    from geoslave.estimate.count import class_counts, count_by, count_sites
+    from geoslave.estimate.rates import detector_rates
     from geoslave.estimate.tables import read_table
     from geoslave.files import refuse_existing
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from geoslave.detections.change import Epoch, Observed
     from geoslave.estimate.change import Change, Rate
-    from geoslave.estimate.count import Estimate
+    from geoslave.estimate.result import Estimate
 
 MEANINGS = {
     "persisted": "seen at the last date, and not new",

@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from geoslave.errors import EstimateError
-from geoslave.estimate.count import Estimate
 from geoslave.estimate.intervals import normal_quantile
+from geoslave.estimate.result import Estimate
 
 Floats = NDArray[np.float64]
 FEW_UNITS = 30

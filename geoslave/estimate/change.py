@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoslave.errors import EstimateError
-from geoslave.estimate.count import Estimate
 from geoslave.estimate.intervals import checked_level, normal_quantile
+from geoslave.estimate.result import Estimate
 
 REPLICATES = 4000
 METHOD = "counts corrected for recall and precision, parametric bootstrap"

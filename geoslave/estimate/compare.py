@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from geoslave.errors import EstimateError
-from geoslave.estimate.count import Estimate, Sample, confirmed, rates_of, take_sample
 from geoslave.estimate.intervals import normal_quantile
+from geoslave.estimate.rates import confirmed, rates_of
+from geoslave.estimate.result import Estimate
+from geoslave.estimate.reviewed import Sample, take_sample
 
 SHUFFLES = 1999
 FEW_SITES = 10

@@ -10,8 +10,7 @@ method. The others stand in METHODS with what they assume; they warn where they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,75 +19,15 @@ from numpy.typing import NDArray
 from geoslave.errors import EstimateError
 from geoslave.estimate import estimators, intervals
 from geoslave.estimate.intervals import Floats, Moments
-from geoslave.estimate.tables import NOT_SEARCHED, checked_frame, checked_reviews
+from geoslave.estimate.result import METHODS, Estimate
+from geoslave.estimate.reviewed import Sample, take_sample
+from geoslave.estimate.tables import checked_frame, checked_reviews
 
-METHODS = {
-    "gamma": "stratified total, compound Fay-Feuer gamma interval (tiles drawn at random within strata)",
-    "gamma-poisson": "stratified total, Fay-Feuer gamma interval with v = sum w^2 x^2 (every tile a compound Poisson)",
-    "fay-feuer": "stratified total, textbook Fay-Feuer gamma interval with v = sum w^2 x (sites fall singly)",
-    "wald": "stratified total, normal interval (many hits in every stratum)",
-    "difference": "difference estimator, normal interval (the detector's errors are many and near normal)",
-    "discount": "DISCount, normal interval (tiles drawn with replacement in proportion to the detector's count)",
-    "ppi": "PPI++, normal interval (tiles drawn at random from the whole frame)",
-}
-"""Every method with what it assumes."""
 FEW_HITS = 10
 """A large stratum with fewer tiles with sites than this makes normal intervals too short."""
 LARGE = 0.1
 """A stratum this share of the frame is large."""
-FEW_REVIEWS = 300
 N_IMPUTATIONS = 200
-
-Index = NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its interval, and what it rests on."""
-
-    value: float
-    low: float
-    high: float
-    level: float
-    """Nominal coverage of low to high, e.g. 0.95."""
-    method: str
-    """A key of METHODS, or the formula's name."""
-    n_reviewed: int
-    warnings: tuple[str, ...] = ()
-    """What a reader must know before quoting the figure, in plain words."""
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval as a share of the value."""
-        return (self.high - self.low) / 2 / self.value if self.value else float("inf")
-
-    @property
-    def assumptions(self) -> str:
-        """The method in words."""
-        return METHODS.get(self.method, self.method)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Answered reviews, by stratum."""
-
-    table: pd.DataFrame
-    stratum: Index
-    """[n], position of each review's stratum in `names`."""
-    names: tuple[str, ...]
-    tiles: Floats
-    """[H], tiles of each stratum in the frame."""
-    warnings: tuple[str, ...]
-
-    @property
-    def reviewed(self) -> Floats:
-        """[H], answered reviews of each stratum."""
-        return np.bincount(self.stratum, minlength=len(self.names)).astype(float)
-
-    def moments(self, counts: Floats) -> Moments:
-        """Sums by stratum of counts [..., n] of the reviewed tiles."""
-        member = (self.stratum[:, None] == np.arange(len(self.names))).astype(float)
-        return Moments(self.tiles, self.reviewed, counts @ member, counts**2 @ member)
 
 
 def count_sites(
@@ -187,53 +126,11 @@ def class_counts(
     names = [name for name in names if name not in ("n_flagged", "n_votes", "n_reviewers")]
     if not names:
         raise EstimateError("the reviews have no counts by class: add columns n_<class>, e.g. n_zigzag and n_fcbk")
-    return {
-        str(name)[2:]: count_sites(frame, reviews.assign(n_sites=reviews[name]).drop(columns="n_hits", errors="ignore"),
-                                   method, level, gaps)
-        for name in names
-    }  # fmt: skip
-
-
-def detector_rates(
-    frame: pd.DataFrame, reviews: pd.DataFrame, level: float = 0.95, gaps: str = "refuse"
-) -> dict[str, Estimate]:
-    """Recall and precision of the detector over the whole frame, with intervals.
-
-    From n_hits (detections confirmed); where it is missing, the smaller of n_flagged and n_sites stands for
-    it, which takes a false alarm beside a missed site for a hit, and the estimate says so.
-    """
-    _, sample = take_sample(frame, reviews, gaps)
-    return rates_of(sample, level)
-
-
-def rates_of(sample: Sample, level: float, inside: NDArray[np.bool_] | None = None) -> dict[str, Estimate]:
-    """Recall and precision of a sample, or of the part of it that is `inside`."""
-    if inside is not None:  # strata the part was never seen in add nothing to its doubt
-        there = np.bincount(sample.stratum, weights=inside, minlength=len(sample.names)) > 0
-        sample = replace(sample, tiles=np.where(there, sample.tiles, sample.reviewed))
-    table = sample.table
-    keep = np.ones(len(table)) if inside is None else inside.astype(float)
-    hits, warnings = confirmed(table)
-    sites, flagged = table["n_sites"].to_numpy(float), table["n_flagged"].to_numpy(float)
-    warnings = (*sample.warnings, *warnings)
-    n = int(keep.sum())
-    return {
-        "recall": _ratio(sample, hits * keep, (sites - hits) * keep, level, "recall, gamma interval", n, warnings),
-        "precision": _ratio(
-            sample, hits * keep, (flagged - hits) * keep, level, "precision, gamma interval", n, warnings
-        ),
-    }
-
-
-def confirmed(table: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
-    """Detections confirmed in each reviewed tile, and a warning where that is a guess."""
-    guess = np.minimum(table["n_flagged"].to_numpy(float), table["n_sites"].to_numpy(float))
-    if "n_hits" not in table:
-        return guess, ("no column n_hits: a false alarm in a tile with a missed site was taken for a hit",)
-    given = table["n_hits"].to_numpy(float)
-    empty = int((np.isnan(given) & (table["n_flagged"].to_numpy() > 0)).sum())
-    told = f"n_hits is empty in {empty} tiles with detections: there the smaller of n_flagged and n_sites was taken"
-    return np.where(np.isnan(given), guess, given), (told,) if empty else ()
+    # presence was voted on, not the class: a probability says nothing of how many of each there are
+    plain = reviews.drop(columns=["n_hits", "probability"], errors="ignore")
+    told = ("reviewers' errors are not carried through by class",) if "probability" in reviews else ()
+    counts = {name: count_sites(frame, plain.assign(n_sites=reviews[name]), method, level, gaps) for name in names}
+    return {str(name)[2:]: replace(part, warnings=(*part.warnings, *told)) for name, part in counts.items()}
 
 
 def count_chapman(n1: int, n2: int, both: int, level: float = 0.95) -> Estimate:
@@ -243,28 +140,6 @@ def count_chapman(n1: int, n2: int, both: int, level: float = 0.95) -> Estimate:
     if both < FEW_HITS:
         warnings.append(f"only {both} sites are on both lists: the figure may be far off")
     return Estimate(value, low, high, level, "Chapman, Sadinle's interval", n1 + n2 - both, tuple(warnings))
-
-
-def take_sample(frame: pd.DataFrame, reviews: pd.DataFrame, gaps: str = "refuse") -> tuple[pd.DataFrame, Sample]:
-    """The checked frame, and the answered reviews with their strata's sizes.
-
-    Raises:
-        EstimateError: see `geoslave.estimate.tables`; if tasks were not answered, a stratum has no review, or
-            the sizes or probabilities the sample was drawn with are not those of the frame.
-    """
-    frame = checked_frame(frame, gaps)
-    joined = checked_reviews(reviews, frame)
-    sizes = _sizes(joined, frame)
-    drawn = joined.groupby("stratum").size()
-    _check_probabilities(joined, drawn, sizes)
-    answered = joined["n_sites"].notna()
-    warnings = list(_unanswered(answered, gaps))
-    table = joined[answered].reset_index(drop=True)
-    names = tuple(sizes)
-    code = pd.Index(names).get_indexer(pd.Index(table["stratum"]))
-    sample = Sample(table, code, names, np.array([float(sizes[name]) for name in names]), tuple(warnings))
-    _check_strata(sample)
-    return frame, replace(sample, warnings=(*warnings, *_about_sample(sample)))
 
 
 def imputed_counts(
@@ -370,115 +245,6 @@ def _discount(frame: pd.DataFrame, reviews: pd.DataFrame, level: float) -> Estim
             "the interval is too short (measured coverage of a nominal 95 %: 59 %); use a stratified design and gamma"
         )
     return Estimate(value, low, high, level, "discount", len(table), tuple(warnings))
-
-
-def _ratio(
-    sample: Sample, good: Floats, bad: Floats, level: float, method: str, n: int, warnings: Sequence[str]
-) -> Estimate:
-    """good / (good + bad) as 1 / (1 + r), r = bad / good, with the gamma interval of r times good.
-
-    The variance is that of bad - r good (linearised), so that doubt about both is in it.
-    """
-    total_good, total_bad = float(sample.moments(good).total), float(sample.moments(bad).total)
-    if total_good + total_bad <= 0:
-        return Estimate(0.0, 0.0, 1.0, level, method, n, (*warnings, "neither site nor detection there"))
-    if total_good <= 0:
-        return Estimate(0.0, 0.0, 1.0, level, method, n, (*warnings, "not one hit: the interval says nothing"))
-    r = total_bad / total_good
-    moments = sample.moments(bad)
-    low, high = intervals.fay_feuer(
-        total_bad, float(sample.moments(bad - r * good).variance), float(intervals.compound_extra(moments)), level
-    )
-    value, worst, best = (1 / (1 + part / total_good) for part in (total_bad, float(high), float(low)))
-    return Estimate(value, worst, best, level, method, n, tuple(warnings))
-
-
-# ---------------------------------------------------------------- checks and warnings
-
-
-def _sizes(joined: pd.DataFrame, frame: pd.DataFrame) -> dict[str, int]:
-    """Tiles in each stratum: as the sample was drawn where it says so, else as the frame has them."""
-    joined["stratum"] = joined["stratum"].astype(str)
-    if "stratum_size" not in joined:
-        counted = frame["stratum"].value_counts(sort=False)
-        strangers = set(joined["stratum"]) - set(counted.index)
-        if strangers:
-            raise EstimateError(
-                f"the reviews' stratum '{min(strangers)}' is not in the frame: give the reviews a column stratum_size "
-                "(geoslave estimate design writes it), or the frame the same strata"
-            )
-        return {str(name): int(size) for name, size in sorted(counted.items())}
-    drawn = joined.groupby("stratum")["stratum_size"].agg(["min", "max"])
-    if (drawn["min"] != drawn["max"]).any() or drawn["min"].isna().any():
-        raise EstimateError("the reviews' stratum_size differs within a stratum: each stratum has one size")
-    sizes = {str(name): int(size) for name, size in drawn["min"].items()}
-    if sum(sizes.values()) != len(frame):
-        raise EstimateError(
-            f"the sample was drawn from {sum(sizes.values())} tiles and the frame has {len(frame)}: either it is "
-            "another frame, or a stratum has no reviews"
-        )
-    return sizes
-
-
-def _check_probabilities(joined: pd.DataFrame, drawn: pd.Series, sizes: dict[str, int]) -> None:
-    for name, n in drawn.items():
-        if n > sizes[str(name)]:
-            raise EstimateError(f"stratum '{name}' has {n} reviews and {sizes[str(name)]} tiles: this is another frame")
-        if "inclusion_probability" not in joined:
-            continue
-        told = joined.loc[joined["stratum"] == name, "inclusion_probability"]
-        if told.max() - told.min() > 1e-6:
-            raise EstimateError(
-                f"stratum '{name}' was drawn with unequal probabilities ({told.min():g} to {told.max():g}): "
-                "strata must be drawn evenly; for draws in proportion to a count use method discount"
-            )
-        if abs(told.iloc[0] * sizes[str(name)] - n) > max(1.0, 0.02 * n):
-            raise EstimateError(
-                f"stratum '{name}': {sizes[str(name)]} tiles drawn with probability {told.iloc[0]:g} make "
-                f"{told.iloc[0] * sizes[str(name)]:.0f} reviews and there are {n}: the sample does not match the "
-                "frame, or rows are missing"
-            )
-
-
-def _unanswered(answered: pd.Series, gaps: str) -> Sequence[str]:
-    left = int((~answered).sum())
-    if not left:
-        return ()
-    if gaps != "stratum":
-        raise EstimateError(
-            f"{left} of {len(answered)} tasks were not answered: answer them, or ask for --gaps stratum, which takes "
-            "them as missing at random in their stratum"
-        )
-    return (f"{left} of {len(answered)} tasks were not answered, taken as missing at random in their stratum",)
-
-
-def _check_strata(sample: Sample) -> None:
-    bare = [name for name, n, size in zip(sample.names, sample.reviewed, sample.tiles, strict=True) if not n and size]
-    if bare:
-        raise EstimateError(
-            f"no review in stratum {', '.join(repr(name) for name in bare)}: its sites would be guessed; review "
-            "some of its tiles"
-        )
-    single = (sample.reviewed < 2) & (sample.reviewed < sample.tiles)
-    if single.any():
-        raise EstimateError(f"one review in stratum '{sample.names[int(single.argmax())]}': its scatter needs two")
-
-
-def _about_sample(sample: Sample) -> list[str]:
-    told = []
-    n = len(sample.table)
-    if n < FEW_REVIEWS and (sample.reviewed < sample.tiles).any():
-        told.append(f"only {n} tiles were reviewed: below {FEW_REVIEWS} a 95 % interval may cover less than it says")
-    hits = int((sample.table["n_sites"] > 0).sum())
-    if len(sample.names) == 1 and hits < 100 and (sample.table["n_sites"] > 1).any():
-        told.append(
-            f"tiles were drawn without strata and only {hits} hold sites: where sites cluster a nominal 95 % interval "
-            "then covers about 93 %; a stratified design is both narrower and safer"
-        )
-    if NOT_SEARCHED in sample.names:
-        size = int(sample.tiles[sample.names.index(NOT_SEARCHED)])
-        told.append(f"{size} tiles were not searched by the detector: counted from their reviews alone")
-    return told
 
 
 def _about(sample: Sample, counts: Floats, method: str) -> list[str]:

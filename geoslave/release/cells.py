@@ -19,7 +19,8 @@ import shapely
 
 from geoslave.detections.measure import to_wgs84
 from geoslave.errors import EstimateError, MissingExtra
-from geoslave.estimate.count import Estimate, count_by, count_sites
+from geoslave.estimate.count import count_by, count_sites
+from geoslave.estimate.result import Estimate
 from geoslave.release.suppress import K, Tree, protect
 
 FINEST = 5

@@ -25,8 +25,9 @@ import pandas as pd
 
 from geoslave.errors import EstimateError
 from geoslave.estimate import sample
-from geoslave.estimate.count import Sample, _pooled
+from geoslave.estimate.count import _pooled
 from geoslave.estimate.intervals import Moments, compound, fay_feuer, wald
+from geoslave.estimate.reviewed import Sample
 from geoslave.estimate.reviewers import Tally, draw_truths
 from geoslave.estimate.tables import by_flagged, checked_frame
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoslave.errors import EstimateError
-from geoslave.estimate.count import METHODS, Estimate, class_counts, count_by, count_sites, detector_rates
+from geoslave.estimate.count import class_counts, count_by, count_sites
 from geoslave.estimate.intervals import Moments, compound, fay_feuer
+from geoslave.estimate.rates import detector_rates
+from geoslave.estimate.result import METHODS, Estimate
 from geoslave.estimate.sample import Assumptions, census, draw, random, stratified
 from geoslave.estimate.tables import checked_frame
 from tests.estimate.tables import region, reviewed, strata

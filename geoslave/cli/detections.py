@@ -99,5 +99,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {name}: {told['n_breaking']:,} would break a rule (in force from {told['in_force_from']})")
         if told["unchecked"]:
             lines.append(f"    not checked, no layer given: {told['unchecked']}")
+        if told["unverified"]:
+            lines.append(f"    distances nobody verified, read the source first: {told['unverified']}")
     lines.append(f"  {facts['n_clusters']:,} clusters hold {facts['n_in_clusters']:,} sites")
     return [*lines, f"  ->  {facts['out']}"]

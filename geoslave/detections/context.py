@@ -49,6 +49,8 @@ class Rule(BaseModel):
     to: str = Field(min_length=1)
     """Name of the context layer, e.g. school; kiln is the nearest other site."""
     at_least_m: float = Field(gt=0, allow_inf_nan=False)
+    verified: bool = False
+    """Whether whoever wrote it down read the distance in a text of the rule; else it must be read before use."""
 
 
 class RuleBook(BaseModel):
@@ -61,6 +63,11 @@ class RuleBook(BaseModel):
     in_force_from: datetime.date
     source: str = Field(min_length=10)
     rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """What the distances are to that nobody read in a text of the rule."""
+        return tuple(rule.to for rule in self.rules if not rule.verified)
 
 
 def read_rules(path: str | Path) -> RuleBook:
@@ -249,6 +256,7 @@ def summary(enriched: gpd.GeoDataFrame, books: Sequence[RuleBook]) -> dict[str, 
             book.name: {
                 "n_breaking": int((enriched[f"breaks_{book.name}"] != "").sum()),
                 "unchecked": str(enriched[f"unchecked_{book.name}"].iloc[0]) if len(enriched) else "",
+                "unverified": ", ".join(book.unverified),
                 "in_force_from": book.in_force_from.isoformat(),
                 "source": book.source,
             }

@@ -58,10 +58,8 @@ def run_demo(out: Path, *, seed: int, size: int, model: str, overwrite: bool, pr
         draft = scratch / "demo"
         draft.mkdir()
         progress("rendering the scene", 0, 1)
-        scene = render_scene(seed, (size, size))
+        scene = render_demo_scene(draft, seed=seed, size=size)
         progress("rendering the scene", 1, 1)
-        write_geotiff(scene.raster, draft / "scene.tif", ("red", "green", "blue"))
-        scene.sites.to_crs("EPSG:4326").to_file(draft / "truth.geojson", driver="GeoJSON")
         with open_scene(draft / "scene.tif") as source:
             cut_chips(source, draft / "chips", labels=scene.sites, scene_id="scene", band_names=source.bands)
         result = _detect(draft, package, progress)
@@ -71,6 +69,14 @@ def run_demo(out: Path, *, seed: int, size: int, model: str, overwrite: bool, pr
             out.replace(scratch / "replaced")
         draft.replace(out)
     return DemoResult(out, measured, package.model_id, package.spec.title)
+
+
+def render_demo_scene(folder: Path, *, seed: int, size: int) -> RenderedScene:
+    """Render a scene of `size` pixels a side and write it, with its truth, into a folder that is there."""
+    scene = render_scene(seed, (size, size))
+    write_geotiff(scene.raster, folder / "scene.tif", ("red", "green", "blue"))
+    scene.sites.to_crs("EPSG:4326").to_file(folder / "truth.geojson", driver="GeoJSON")
+    return scene
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:

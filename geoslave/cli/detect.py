@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: all cores]")
+@click.option("--no-gate", is_flag=True, help="Look everywhere closely, though the model has a gate: slower.")
 @overwrite_option
 @json_option
 def command(
@@ -64,6 +65,7 @@ def command(
     taken: date | None,
     backend: Any,
     threads: int | None,
+    no_gate: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -76,6 +78,7 @@ def command(
     from geoslave.detect import Request, detect_scenes, provenance
     from geoslave.detections.export import check_output, filter_detections, write_detections
     from geoslave.imagery.aoi import read_aoi
+    from geoslave.model.gate import gate_facts, gated
     from geoslave.model.package import open_package
     from geoslave.model.predict import load_network
 
@@ -91,19 +94,20 @@ def command(
     )
     package = open_package(model)
     with progress(as_json) as step:
-        network = load_network(package, backend, threads)
+        network = gated(load_network(package, backend, threads), package, threads, use=not no_gate)
         found, results = detect_scenes(
             scenes, package, network, out, request, scores=scores, overwrite=overwrite, progress=step
         )
     lowest = _lowest(out, min_confidence, package)
+    gate = gate_facts(package, used=not no_gate)
     kept = filter_detections(found, lowest)
     write_detections(
-        kept, out, provenance=provenance(package, results, request, min_confidence=lowest), overwrite=overwrite
+        kept, out, provenance=provenance(package, results, request, min_confidence=lowest, **gate), overwrite=overwrite
     )
     for result in results:
         for text in result.notes:
             note(text)
-    facts = _facts(out, scores, package, results, kept, len(found) - len(kept), lowest)
+    facts = _facts(out, scores, package, results, kept, len(found) - len(kept), lowest) | gate
     answer(as_json, facts, _lines(facts))
 
 

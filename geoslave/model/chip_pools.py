@@ -7,7 +7,7 @@ put aside for validation is put aside by whole groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,14 @@ def background_pool(config: TrainConfig, aside: Sequence[ChipPool]) -> ChipPool 
     pool = _pool(chips[fresh], names[fresh])
     pool.weight = _even_weights(pool.members, len(pool.chips))
     return pool
+
+
+def background_groups(config: TrainConfig) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Each group's name and its backgrounds [n, y, x, band]."""
+    for source in config.backgrounds:
+        chips, table = _read_chips(source, config)
+        for name, rows in table.reset_index(drop=True).groupby(source.group_column):
+            yield str(name), chips[rows.index.to_numpy()]
 
 
 def weak_pools(config: TrainConfig) -> tuple[list[ChipPool], list[ChipPool]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoslave import __version__
+from geoslave.model.gate import GATE_FILE
 
 if TYPE_CHECKING:
     from geoslave.model.package import ModelSpec
@@ -97,6 +98,7 @@ def stac_item(folder: Path, spec: ModelSpec, parameters: int) -> dict[str, Any]:
                 bands,
             ),
             "card": {"href": "./README.md", "type": "text/markdown", "roles": ["metadata"]},
+            **({} if spec.gate is None else {"gate": _gate_asset(folder / GATE_FILE)}),
         },
     }
 
@@ -152,6 +154,18 @@ def _asset(path: Path, media_type: str, artifact: str, bands: list[dict[str, str
         "roles": ["mlm:model"],
         "mlm:artifact_type": artifact,
         "bands": bands,
+        "file:checksum": SHA256_MULTIHASH + sha256(path),
+        "file:size": path.stat().st_size,
+    }
+
+
+def _gate_asset(path: Path) -> dict[str, Any]:
+    """It is not the model that the item describes: no role of MLM fits it."""
+    return {
+        "href": f"./{path.name}",
+        "title": "where the model need look, one score for each cell of pixels",
+        "type": _ONNX_MEDIA,
+        "roles": ["geoslave:gate"],
         "file:checksum": SHA256_MULTIHASH + sha256(path),
         "file:size": path.stat().st_size,
     }

@@ -5,8 +5,9 @@
       model.safetensors   the weights (never pickle)
       model.onnx          the same network as a graph, with scores in [0, 1] as output
       README.md           the card: intended use, data, licence, figures, limits
+    gate.onnx           optional: a light network that says where the other need look (see `model.gate`)
 
-`model.json` carries the hash of both weight files; a file that does not match is refused.
+`model.json` carries the hash of each of these networks; a file that does not match is refused.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ from geoslave.imagery.scaling import Scaling
 from geoslave.model.calibrate import Calibration
 from geoslave.model.card import RELIABILITY_PICTURE, card_with_calibration
 from geoslave.model.deepness import add_metadata, deepness_metadata
+from geoslave.model.gate import GATE_FILE, GateSpec, gate_faults
 from geoslave.model.mlm import SHA256_MULTIHASH, sha256, stac_item
 from geoslave.targets import TARGETS, Target, get_target
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 2
-"""Version of `geoslave:spec`; a package of a later format is refused, not guessed at. 2: a calibration."""
-FILES = ("model.json", "model.safetensors", "model.onnx", "README.md")
+FORMAT = 3
+"""Version of `geoslave:spec`; a package of a later format is refused, not guessed at. 2: a calibration. 3: a gate."""
+FILES = ("model.json", "model.safetensors", "model.onnx", "README.md", GATE_FILE)
 PICTURES = (".png", ".jpg")
 """Endings of the pictures a card may show; they lie beside it."""
 
@@ -173,6 +175,8 @@ class ModelSpec(_Frozen):
     """What it was trained on, with the licences of imagery and labels."""
     metrics: dict[str, Any] = {}
     created: date | None = None
+    gate: GateSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """A light network that says where this one need look."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSpec:
@@ -182,6 +186,8 @@ class ModelSpec(_Frozen):
             raise ValueError(f"target '{self.target}' is none of {', '.join(TARGETS)}")
         if self.tile % self.stride or self.halo % self.stride:
             raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of the stride {self.stride}")
+        if told := gate_faults(self):
+            raise ValueError("; ".join(told))
         return self
 
     @model_serializer(mode="wrap")
@@ -272,6 +278,8 @@ def open_package(name_or_folder: str | Path, *, verify: bool = True) -> ModelPac
     if verify:
         for path, key in ((package.onnx, "onnx"), (package.weights, "weights")):
             _verify(path, checksums[key])
+        if spec.gate is not None:
+            _verify(folder / GATE_FILE, spec.gate.sha256)
     return package
 
 

@@ -16,8 +16,8 @@ from geoslave.targets import TARGETS, TargetError, get_target, is_target_file
 
 Composite = Literal["single", "latest", "least_cloudy", "median"]
 
-_NOT_OF_THE_RESULT = {"workers", "threads", "attempts", "timeout_s"}
-"""Settings that change how fast a job is, not what it finds."""
+_NOT_OF_THE_RESULT = {"workers", "threads", "attempts", "timeout_s", "gate"}
+"""Settings that change how fast a job is, not what it finds; the gate does only where the model has one."""
 
 
 class ConfigError(GeoslaveError):
@@ -69,6 +69,10 @@ class RegionConfig(BaseModel):
         default=True, description="Keep the score map of each block (about 2 % of the imagery's size)."
     )
     backend: Literal["auto", "onnx", "torch"] = Field(default="auto", description="What runs the network.")
+    gate: bool = Field(
+        default=True,
+        description="Let the model's gate, if it has one, choose where the model looks closely. false: everywhere.",
+    )
     workers: int | None = Field(default=None, ge=1, description="Processes. null: one per core.")
     threads: int | None = Field(default=None, ge=1, description="Threads per process. null: cores / workers.")
     attempts: int = Field(default=3, ge=1, le=20, description="How often a failing block is tried.")

@@ -18,6 +18,7 @@ from geoslave.detections.export import combine, merge_overlapping
 from geoslave.detections.polygonize import BlockObjects, join_rows, missing_block
 from geoslave.detections.schema import empty
 from geoslave.errors import GeoslaveError
+from geoslave.model.gate import gate_facts
 from geoslave.region.blocks import Job
 from geoslave.region.grids import GridRecord, block_at
 from geoslave.region.layout import read_json
@@ -81,6 +82,7 @@ def merge(job: Job, records: Mapping[str, GridRecord], *, allow_gaps: bool = Fal
     layer = combine(tables) if tables else empty("EPSG:4326")
     layer = merge_overlapping(layer, job.package.spec.sought)
     more: dict[str, Any] = {"created": job.started, "run": job.run.path.name}
+    more |= gate_facts(job.package, used=job.config.gate)
     if gaps:
         more["blocks_missing"] = len(gaps.missing)
     notes = tuple(note for record in records.values() for note in record.notes)

@@ -26,6 +26,7 @@ from geoslave.files import free_bytes
 from geoslave.grid import Cell
 from geoslave.imagery.geotiff import gdal_environment, ground_sampling_distance
 from geoslave.imagery.raster import encode_scores, window_geobox
+from geoslave.model.gate import gated
 from geoslave.model.predict import Network, Predictor, load_network, usable_cores
 from geoslave.region.blocks import Job, measure_grid
 from geoslave.region.engine import Patience, SerialEngine
@@ -154,6 +155,7 @@ def _measure(job: Job, step: Step) -> dict[str, str]:
 def _time_chips(job: Job, records: Sequence[GridRecord], threads: int, step: Step) -> tuple[Steps, float, float]:
     """(seconds a chip, bytes of scores a pixel, bytes of objects a pixel), means over a few chips."""
     network = load_network(job.package, job.config.backend, threads)
+    network = gated(network, job.package, threads, use=job.config.gate)
     places = _places(job, records)
     timed: list[tuple[float, ...]] = []
     for number, (record, cell) in enumerate(places, start=1):

@@ -47,7 +47,7 @@ def test_every_name_is_there_and_wrong_ones_are_told() -> None:
 def test_types_for_editors_name_what_is_there() -> None:
     stub = Path(geoslave.__file__).with_suffix(".pyi").read_text()
     assert {name for name in geoslave.__all__ if name != "__version__"} == {
-        line.split()[0] for line in stub.splitlines() if line.startswith("    ")
+        line.strip(" ,") for line in stub.split(")")[0].splitlines() if line.startswith("    ")
     }
 
 

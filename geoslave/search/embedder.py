@@ -1,0 +1,211 @@
+"""Chips as vectors: what a network's encoder sees in them, and their plain colours and texture.
+
+A trained encoder knows shapes; percentiles of colour and local contrast know materials (bare soil, water,
+ash), and are what a small network needs to tell gold mines from other ground. Both stand side by side in one
+vector of at most 512 numbers: 1 kB a chip in half precision.
+
+Any ONNX graph can be the encoder: a folder with `model.onnx` and `embedder.json`, which says in a model
+package's words what the graph takes: {"name", "version", "bands", "gsd_m", "scaling", "stride"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from geoslave.errors import ModelError
+from geoslave.imagery.raster import Raster
+from geoslave.imagery.scaling import Scaling, scale
+from geoslave.model.encoder import Encoder
+from geoslave.model.package import open_package
+
+LONGEST = 512
+"""Numbers in a vector, at most."""
+FORMAT = 1
+"""Changes when the same chip would get another vector."""
+PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
+_BANDS_IN_FULL = 4
+_FARTHEST = 6.0
+"""Standard deviations beyond which a number says no more."""
+_DESCRIPTION = "embedder.json"
+
+
+class EmbedderSpec(BaseModel):
+    """What an embedder takes: as a model package says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str = "0"
+    bands: tuple[str, ...] = Field(min_length=1)
+    """Common names, in the order the graph takes them."""
+    gsd_m: float = Field(gt=0)
+    scaling: Scaling = Scaling()
+    stride: int = Field(default=16, gt=0)
+    """Sides of chips are multiples of it."""
+    licence: str = "not stated"
+    data: str = "not stated"
+
+
+class Embedder(Protocol):
+    """Chips -> vectors."""
+
+    spec: EmbedderSpec
+    checksum: str
+    """Changes when the vectors would."""
+    dimensions: int
+
+    def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Raw vectors [n, dimensions] of chips brought to the network's range [n, band, y, x], valid [n, y, x].
+
+        They are comparable number by number only; `standardised` makes them comparable as a whole.
+        """
+        ...
+
+
+class OnnxEmbedder:
+    """The encoder of an ONNX graph with the chips' colours and texture."""
+
+    def __init__(self, spec: EmbedderSpec, onnx: Path, checksum: str, threads: int | None = None) -> None:
+        self.spec = spec
+        self.checksum = checksum
+        self._encoder = Encoder(onnx, len(spec.bands), threads)
+        side = 2 * spec.stride
+        probe = self._deep(np.zeros((1, len(spec.bands), side, side), np.float32), np.ones((1, side, side), bool))
+        room = LONGEST - len(look(np.zeros((1, len(spec.bands), 4, 4), np.float32), np.ones((1, 4, 4), bool))[0])
+        self._deep_kept = min(probe.shape[1], room)
+        self.dimensions = LONGEST - room + self._deep_kept
+
+    def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        deep = self._deep(scaled, valid)[:, : self._deep_kept]
+        return np.concatenate([deep, look(scaled, valid)], axis=1)
+
+    def _deep(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """[n, feature] of the encoder: mean of each stage, spread of the deepest; deepest first, as it matters most."""
+        down, across = (-side % self.spec.stride for side in scaled.shape[2:])
+        if down or across:
+            scaled = np.pad(scaled, ((0, 0), (0, 0), (0, down), (0, across)))
+            valid = np.pad(valid, ((0, 0), (0, down), (0, across)))
+        parts: list[NDArray[np.float32]] = []
+        for depth, stage in enumerate(reversed(self._encoder(scaled))):
+            mean, spread = _pooled(stage, valid)
+            parts += [mean, spread] if depth == 0 and stage.shape[2] * stage.shape[3] > 1 else [mean]
+        return np.concatenate(parts, axis=1)
+
+
+def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> OnnxEmbedder:
+    """The embedder of a model package (by name or folder), or of a folder with `embedder.json` and `model.onnx`.
+
+    Raises:
+        ModelError: if there is none, or it is damaged.
+    """
+    folder = Path(name_or_folder)
+    if (folder / _DESCRIPTION).is_file():
+        return _described(folder, threads)
+    package = open_package(name_or_folder)
+    spec = package.spec
+    taken = EmbedderSpec(
+        name=spec.name,
+        version=spec.version,
+        bands=spec.bands,
+        gsd_m=spec.gsd_m,
+        scaling=spec.scaling,
+        stride=spec.stride,
+        licence=spec.licence,
+        data=spec.data,
+    )
+    return OnnxEmbedder(taken, package.onnx, _checksum(taken, package.onnx), threads)
+
+
+def embed(embedder: Embedder, chips: Sequence[Raster], factor: ArrayLike, summand: ArrayLike) -> NDArray[np.float32]:
+    """Raw vectors [n, d] of chips of one size, with their scene's scaling (`Scene.scaling`)."""
+    if not chips:
+        return np.zeros((0, embedder.dimensions), np.float32)
+    clip = embedder.spec.scaling.clip
+    scaled = np.stack([scale(chip.pixels, chip.valid, factor, summand, clip) for chip in chips])
+    return embedder(scaled, np.stack([chip.valid for chip in chips]))
+
+
+def look(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Colour and texture [n, feature] of chips [n, band, y, x]: percentiles of each band, of its share of all
+    bands, of brightness and of local change. Of more than four bands only the bands and the change."""
+    display = np.maximum((scaled + 1) / 2, 0)
+    brightness = display.mean(axis=1, keepdims=True)
+    planes = [display]
+    if scaled.shape[1] <= _BANDS_IN_FULL:
+        planes += [display / (display.sum(axis=1, keepdims=True) + 0.15), brightness]
+    steps = np.abs(np.diff(brightness, axis=2))[..., :-1] + np.abs(np.diff(brightness, axis=3))[:, :, :-1]
+    change = np.pad(steps, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
+    stack = np.concatenate([*planes, change], axis=1).astype(np.float32)
+    percentiles = PERCENTILES if scaled.shape[1] <= _BANDS_IN_FULL else (10, 50, 90)
+    return _percentiles(stack, valid, percentiles)
+
+
+def standardised(
+    raw: NDArray[np.floating[Any]], centre: NDArray[np.float32], spread: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Vectors [n, d] of length one whose numbers are alike in weight: the form an index holds."""
+    alike = np.clip((raw.astype(np.float32) - centre) / spread, -_FARTHEST, _FARTHEST)
+    length = np.sqrt((alike**2).sum(axis=1, keepdims=True))
+    return (alike / np.maximum(length, 1e-9)).astype(np.float32)
+
+
+def _percentiles(
+    planes: NDArray[np.float32], valid: NDArray[np.bool_], percentiles: Sequence[int]
+) -> NDArray[np.float32]:
+    """[n, plane * percentile] of planes [n, plane, y, x] over valid pixels."""
+    n, count = planes.shape[:2]
+    flat = planes.reshape(n, count, -1)
+    whole = valid.reshape(n, -1).all(axis=1)
+    out = np.zeros((n, count, len(percentiles)), np.float32)
+    if whole.any():
+        out[whole] = _by_rank(flat[whole], percentiles)
+    for row in np.flatnonzero(~whole & valid.reshape(n, -1).any(axis=1)):
+        out[row] = _by_rank(flat[row][:, valid[row].ravel()], percentiles)
+    return out.reshape(n, -1)
+
+
+def _by_rank(values: NDArray[np.float32], percentiles: Sequence[int]) -> NDArray[np.float32]:
+    """Nearest-rank percentiles along the last axis, which becomes the percentiles."""
+    ranks = np.rint(np.asarray(percentiles) / 100 * (values.shape[-1] - 1)).astype(int)
+    return np.partition(values, np.unique(ranks), axis=-1)[..., ranks]
+
+
+def _pooled(stage: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(mean, standard deviation) [n, channel] of a stage [n, channel, y, x] over its valid cells."""
+    rows, cols = stage.shape[2:]
+    y = (np.arange(rows) * valid.shape[1] + valid.shape[1] // 2) // rows
+    x = (np.arange(cols) * valid.shape[2] + valid.shape[2] // 2) // cols
+    weight = valid[:, y][:, :, x].astype(np.float32)
+    weight[weight.sum(axis=(1, 2)) == 0] = 1  # no cell's middle is valid: all of them, rather than none
+    weight /= weight.sum(axis=(1, 2), keepdims=True)
+    mean = np.einsum("ncyx,nyx->nc", stage, weight)
+    square = np.einsum("ncyx,ncyx,nyx->nc", stage, stage, weight)
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def _described(folder: Path, threads: int | None) -> OnnxEmbedder:
+    path = folder / _DESCRIPTION
+    try:
+        spec = EmbedderSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
+        raise ModelError(f"{path} is not valid ({cause}): it needs name, bands, gsd_m and scaling") from error
+    onnx = folder / "model.onnx"
+    if not onnx.is_file():
+        raise ModelError(f"{onnx} is missing: an embedder is a folder with {_DESCRIPTION} and model.onnx")
+    return OnnxEmbedder(spec, onnx, _checksum(spec, onnx), threads)
+
+
+def _checksum(spec: EmbedderSpec, onnx: Path) -> str:
+    mark = hashlib.sha256(json.dumps([FORMAT, spec.model_dump(mode="json")], sort_keys=True).encode())
+    mark.update(onnx.read_bytes())
+    return mark.hexdigest()

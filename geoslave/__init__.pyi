@@ -24,6 +24,7 @@ __all__ = [
     "Findings",
     "ReviewPlan",
     "SceneView",
+    "__version__",
     "count_sites",
     "evaluate",
     "evaluate_layer",
@@ -33,5 +34,4 @@ __all__ = [
     "plan_review",
     "read_layer",
     "render_demo",
-    "__version__",
 ]

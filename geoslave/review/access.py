@@ -11,6 +11,7 @@ a proxy, or under another name than this computer's, are refused there.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import threading
 import time
@@ -29,7 +30,9 @@ COOKIE = "geoslave_session"
 INVITATION_DAYS = 7
 SESSION_DAYS = 60
 KNOWN_S = 3.0
-"""A session that was looked up is not looked up again for so long; what this server changes holds at once."""
+"""Who is signed in is not looked up again for so long; what this server changes holds at once."""
+CHECKED_S = 600.0
+"""Nor is a cookie's signature checked again for so long."""
 TICKET_DAYS = 2
 
 
@@ -97,7 +100,9 @@ class Access:
         self._sessions = URLSafeTimedSerializer(secret, salt="session")
         self._links = URLSafeTimedSerializer(secret, salt="link")
         self._tickets = URLSafeTimedSerializer(secret, salt="ticket")
-        self._known: dict[str, tuple[float, Reviewer]] = {}
+        self._people: tuple[dict[str, Reviewer], float] = ({}, -math.inf)  # by the hash of their token; until when
+        self._looking = threading.Lock()
+        self._checked: dict[str, tuple[str, float]] = {}  # cookie -> the hash of its token; until when
         if not login:
             store.add_reviewer("you", "coordinator", reviewer_id=LOCAL_ID)
 
@@ -107,26 +112,48 @@ class Access:
         Raises:
             SignedOut: if there is none, it was tampered with, is too old, or the person was disabled.
         """
-        sealed = (cookie or "") if self.login else LOCAL_ID
-        until, known = self._known.get(sealed, (0.0, None))
-        if known is not None and until > time.monotonic():
-            return known
-        reviewer = self._look_up(sealed) if self.login else self.store.reviewer(LOCAL_ID)
-        if len(self._known) > 2000:
-            self.forget()
-        self._known[sealed] = (time.monotonic() + KNOWN_S, reviewer)
-        return reviewer
-
-    def _look_up(self, cookie: str) -> Reviewer:
-        token = _token(self._sessions, cookie, SESSION_DAYS)
-        reviewer = self.store.reviewer_by_token(token_hash("session", token)) if token else None
-        if reviewer is None:
+        known = self.known(cookie)
+        if known is None:
+            self._look_up()
+            known = self.known(cookie) or self._newcomer(cookie)
+        if known is None:
             raise SignedOut("you are signed out: open your link again, or ask the coordinator for a new one")
-        return reviewer
+        return known
+
+    def known(self, cookie: str | None) -> Reviewer | None:
+        """The same as far as it was looked up some seconds ago; asks no database."""
+        people, until = self._people
+        if until <= time.monotonic():
+            return None
+        return people.get(self._session_hash(cookie)) if self.login else people[LOCAL_ID]
+
+    def _look_up(self) -> None:
+        """Everybody at once, which is cheaper than each on their own."""
+        with self._looking:
+            if self._people[1] <= time.monotonic():
+                people = self.store.signed_in() if self.login else {LOCAL_ID: self.store.reviewer(LOCAL_ID)}
+                self._people = (people, time.monotonic() + KNOWN_S)
+
+    def _newcomer(self, cookie: str | None) -> Reviewer | None:
+        """Somebody who joined at another server since."""
+        hashed = self._session_hash(cookie)
+        return self.store.reviewer_by_token(hashed) if self.login and hashed else None
+
+    def _session_hash(self, cookie: str | None) -> str:
+        """What the store knows a session by; empty if the cookie was not signed here, or too long ago."""
+        hashed, until = self._checked.get(cookie or "", ("", 0.0))
+        if until <= time.monotonic():
+            token = _token(self._sessions, cookie, SESSION_DAYS)
+            hashed = token_hash("session", token) if token else ""
+            if hashed and cookie:
+                if len(self._checked) > 10_000:
+                    self._checked = {}
+                self._checked[cookie] = (hashed, time.monotonic() + CHECKED_S)
+        return hashed
 
     def forget(self) -> None:
         """People were changed: look everybody up again."""
-        self._known = {}
+        self._people = ({}, -math.inf)
 
     def join(self, link_token: str, name: str) -> tuple[Reviewer, str]:
         """Use a link, once: the person, and the cookie of their session.

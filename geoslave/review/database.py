@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from geoslave.errors import MissingExtra
 from geoslave.review.tasks import ReviewError
@@ -26,7 +26,6 @@ except ImportError:  # pragma: no cover - the core install
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
-Result = TypeVar("Result")
 MODULUS = 2_147_483_647
 """Prime; a task's `spot` lies below it, and a reviewer's order is spot * a + b modulo it."""
 
@@ -153,9 +152,6 @@ class Database:
         self.name = self._shown()
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self.engine: Engine = self._engine()
-        self._queue: list[_Waiting] = []
-        self._queue_turn = threading.Lock()
-        self._leading = threading.Lock()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -178,37 +174,6 @@ class Database:
                 if not durable and not self.is_sqlite:
                     db.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield db
-
-    def together(self, step: Callable[[Connection], Result]) -> Result:
-        """Run a step in a transaction that it shares with the steps of other threads that wait at the moment.
-
-        One sync of the disk then serves all of them. A step that raises is taken back alone. When this
-        returns, the step is on the disk.
-        """
-        mine = _Waiting(step)
-        with self._queue_turn:
-            self._queue.append(mine)
-        with self._leading:
-            if not mine.done:
-                self._run_waiting()
-        if mine.error is not None:
-            raise mine.error
-        return mine.result
-
-    def _run_waiting(self) -> None:
-        with self._queue_turn:
-            batch, self._queue = self._queue, []
-        try:
-            with self.writing() as db:
-                for waiting in batch:
-                    waiting.run(db)
-        except BaseException as error:
-            for waiting in batch:
-                waiting.error = error
-            raise
-        finally:
-            for waiting in batch:
-                waiting.done = True
 
     def migrate(self) -> int:
         """Bring the schema to this version; returns how many migrations were made.
@@ -274,25 +239,6 @@ class Database:
         sa.event.listen(engine, "connect", _sqlite_pragmas)
         sa.event.listen(engine, "begin", _sqlite_begin)
         return engine
-
-
-class _Waiting:
-    """A step of `Database.together` and what came of it."""
-
-    def __init__(self, step: Callable[[Connection], Any]) -> None:
-        self.step = step
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self, db: Connection) -> None:
-        attempt = db.begin_nested()
-        try:
-            self.result = self.step(db)
-            attempt.commit()
-        except ReviewError as error:  # what the database itself refuses takes the whole transaction back
-            attempt.rollback()
-            self.error = error
 
 
 class StoreTrouble(ReviewError):

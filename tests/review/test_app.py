@@ -89,6 +89,21 @@ def test_a_vote_is_kept_once_however_often_it_is_sent(amina: TestClient, store: 
     assert amina.get("/api/me").json()["answered"] == 1
 
 
+def test_a_vote_brings_the_next_tasks_in_its_answer(amina: TestClient, store: Store) -> None:
+    task, ahead = lease(amina, 2)
+    sent = vote_of(task, "no", want=2, held=[ahead["task_id"]])
+    told = amina.post("/api/votes", json=sent).json()
+    given = {one["task_id"] for one in told["tasks"]}
+    assert len(given) == 2 and not given & {task["task_id"], ahead["task_id"]} and 0 <= told["done_share"] <= 1
+    again = amina.post("/api/votes", json=sent).json()
+    assert again["repeated"] and {one["task_id"] for one in again["tasks"]} == given
+    assert "tasks" not in amina.post("/api/votes", json=vote_of(ahead, "no", "key-2")).json()
+    for number, one in enumerate(told["tasks"]):
+        assert amina.get(one["pictures"][0]["url"]).status_code == 200
+        assert amina.post("/api/votes", json=vote_of(one, "no", f"key-n{number}")).status_code == 200
+    assert len(store.votes()) == 4
+
+
 def test_undo_gives_the_task_back(amina: TestClient, store: Store) -> None:
     task = lease(amina)[0]
     amina.post("/api/votes", json=vote_of(task, "unsure"))
@@ -394,7 +409,7 @@ def test_a_database_in_trouble_is_told_and_the_vote_may_be_sent_again(
         raise StoreTrouble("review.sqlite: database or disk is full: free some space")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "vote", full)
+        patched.setattr(store._database, "writing", full)
         answer = amina.post("/api/votes", json=vote_of(task, "no"))
         assert answer.status_code == 503 and "disk is full" in answer.json()["message"]
         assert answer.headers["retry-after"]

@@ -7,10 +7,14 @@ const PREFIX = "geoslave.vote.";
 const LONGEST_WAIT = 30000;
 
 export class Outbox {
-  constructor(reviewer, { onChange, onRefused }) {
+  // ahead: what a vote asks for on its way ({want, held}, or {}); onAsked gets the tasks, or null if it failed
+  constructor(reviewer, { onChange, onRefused, ahead, onAsked }) {
     this.prefix = `${PREFIX}${reviewer}.`;
     this.onChange = onChange;
     this.onRefused = onRefused;
+    this.ahead = ahead;
+    this.onAsked = onAsked;
+    this.asking = false;
     this.wait = 1000;
     this.running = null;
     this.timer = null;
@@ -63,9 +67,12 @@ export class Outbox {
   async #send() {
     for (let vote = this.waiting()[0]; vote; vote = this.waiting()[0]) {
       const { tried, ...body } = vote;
+      const asked = this.ahead();
+      let told = null;
       localStorage.setItem(this.prefix + vote.key, JSON.stringify({ ...vote, tried: true }));
+      this.asking = asked.want > 0;
       try {
-        await post("/api/votes", body);
+        told = await post("/api/votes", { ...body, ...asked });
         this.remove(vote.key);
         this.wait = 1000;
         this.offline = false;
@@ -79,6 +86,10 @@ export class Outbox {
         }
         this.remove(vote.key);
         this.onRefused(vote, error);
+      } finally {
+        const asking = this.asking;
+        this.asking = false;
+        if (asking) this.onAsked(told);
       }
     }
   }

@@ -45,6 +45,7 @@ const state = {
   swipe: false,
   marks: [],
   filling: null,
+  arriving: new Set(), // ids of tasks whose pictures are being fetched
   looked: 0,
 };
 
@@ -58,7 +59,7 @@ async function begin() {
     return error.status === 401 ? signedOut(error) : failed(error, begin);
   }
   state.answered = state.me.answered;
-  state.outbox = new Outbox(state.me.id, { onChange: showSending, onRefused: refused });
+  state.outbox = new Outbox(state.me.id, { onChange: showSending, onRefused: refused, ahead: () => (state.filling ? {} : ahead()), onAsked: asked });
   state.viewer ??= createViewer($("viewer"), { onMark: clicked });
   $("to-coordinator").hidden = state.me.role !== "coordinator";
   $("leave").hidden = !state.me.login;
@@ -161,24 +162,56 @@ function fill() {
 
 // Whether there may be more.
 async function fetchTasks() {
-  const want = AHEAD - state.queue.length;
-  if (want <= 0 || state.examples) return false;
-  const held = [...state.queue.map((task) => task.task_id), ...state.outbox.waiting().map((vote) => vote.task_id)];
+  const wanted = ahead();
+  if (!wanted.want || state.outbox.asking) return false;
   try {
-    const told = await post("/api/tasks/lease", { want, held: held.slice(0, 60) });
-    showProgress(told.done_share);
-    const fresh = told.tasks.filter((task) => !held.includes(task.task_id));
-    for (const task of fresh) {
-      state.queue.push(await withPictures(task));
-      if (state.queue.length === 1) showTask(state.queue[0]);
-    }
-    if (!fresh.length && !state.queue.length) finished();
-    return fresh.length > 0;
+    return await receive(await post("/api/tasks/lease", wanted));
   } catch (error) {
-    if (error.status === 401) signedOut(error);
-    else if (!state.queue.length) failed(error, work);
+    notReceived(error);
     return false;
   }
+}
+
+// What is still to be asked for: by itself, or by a vote on its way.
+function ahead() {
+  const want = state.examples ? 0 : AHEAD - state.queue.length - state.arriving.size;
+  if (want <= 0 || state.arriving.size) return {};
+  const held = [...state.queue.map((task) => task.task_id), ...state.outbox.waiting().map((vote) => vote.task_id)];
+  return { want, held: held.slice(0, 60) };
+}
+
+// A vote brought tasks back, or failed to.
+async function asked(told) {
+  try {
+    if (!told || (await receive(told))) await fill();
+  } catch (error) {
+    notReceived(error);
+  }
+}
+
+// Whether any of the tasks is new here: what is asked for twice at a time may come twice.
+async function receive(told) {
+  showProgress(told.done_share);
+  const ids = [...state.queue, ...state.past.map((held) => held.task)].map((task) => task.task_id);
+  const known = new Set([...ids, ...state.arriving, ...state.outbox.waiting().map((vote) => vote.task_id)]);
+  const fresh = told.tasks.filter((task) => !known.has(task.task_id));
+  for (const task of fresh) state.arriving.add(task.task_id);
+  try {
+    for (const task of fresh) {
+      state.queue.push(await withPictures(task));
+      state.arriving.delete(task.task_id);
+      if (state.queue.length === 1) showTask(state.queue[0]);
+    }
+  } finally {
+    for (const task of fresh) state.arriving.delete(task.task_id);
+  }
+  if (!fresh.length && !state.queue.length && !state.arriving.size) finished();
+  return fresh.length > 0;
+}
+
+function notReceived(error) {
+  if (error.status === 401) signedOut(error);
+  else if (!state.queue.length) failed(error, work);
 }
 
 async function withPictures(task) {

@@ -65,9 +65,9 @@ def test_chips_without_valid_pixels_never_reach_the_network(make_scene: Make, br
     class Counting:
         device = "cpu"
 
-        def __call__(self, batch: np.ndarray) -> np.ndarray:
+        def __call__(self, batch: np.ndarray, margins: tuple[int, int, int, int] = (0, 0, 0, 0)) -> np.ndarray:
             asked.append(batch.shape)
-            return onnx(batch)
+            return onnx(batch, margins)
 
     with open_scene(make_scene(pixels, nodata=0), Request().reading(package.spec)) as scene:
         factor, summand = scene.scaling(package.spec.scaling)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from geoslave.model.package import ModelPackage
 
 
+MARGINS = "margins"
+"""The ONNX graph's optional input."""
+
+
 class Architecture(BaseModel):
     """What a network is built from; kept in the model package."""
 
@@ -60,19 +64,71 @@ class GridNetwork(nn.Module):
         self.upsample = upsample
         self.coarser = coarser
 
-    def forward(self, imagery: Tensor) -> Tensor:
-        """Logits [batch, class, y, x] of scaled imagery [batch, band, y, x]."""
+    def forward(self, imagery: Tensor, margins: Tensor | None = None) -> Tensor:
+        """Logits [batch, class, y, x] of scaled imagery [batch, band, y, x].
+
+        Args:
+            margins: (top, left, bottom, right) pixels, multiples of the stride, of which no logits are
+                wanted: the result is smaller by them, and otherwise the same. None: all are wanted.
+        """
         if self.upsample > 1:
             imagery = functional.interpolate(
                 imagery, scale_factor=float(self.upsample), mode="bilinear", align_corners=False
             )
-        logits: Tensor = self.body(imagery)
+        if margins is not None and _is_plain_unet(self.body):
+            logits, left = _unet_logits(self.body, imagery, margins * self.upsample)
+            if self.upsample >= self.coarser:
+                logits, margins = _cut(logits, left), None
+            else:
+                margins = left * (self.coarser // self.upsample)
+        else:
+            logits = self.body(imagery)
         if self.upsample > self.coarser:
             logits = functional.avg_pool2d(logits, self.upsample // self.coarser)
         elif self.upsample < self.coarser:
             factor = self.coarser / self.upsample
             logits = functional.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
-        return logits
+        return logits if margins is None else _cut(logits, margins)
+
+
+def _is_plain_unet(body: nn.Module) -> bool:
+    """Whether each pixel of the decoder depends on its neighbourhood only."""
+    import segmentation_models_pytorch as smp
+
+    return type(body) is smp.Unet and all(
+        block.interpolation_mode == "nearest"
+        and isinstance(block.attention1.attention, nn.Identity)
+        and isinstance(block.attention2.attention, nn.Identity)
+        for block in body.decoder.blocks
+    )
+
+
+def _unet_logits(body: Any, imagery: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of a Unet whose decoder works on the wanted pixels and the few around them that they depend on.
+
+    A stage doubles the resolution and convolves twice by 3 x 3: with 2 pixels around what is wanted before
+    doubling, and so 4 after it, 2 are left that the image's edge has not touched.
+
+    Returns:
+        the logits, at the resolution of the last stage, and the margins (top, left, bottom, right) still on them.
+    """
+    features = body.encoder(imagery)
+    skips = list(reversed(features[:-1]))
+    wanted_from = [margins // 2**level for level in reversed(range(len(features)))]
+    x, left = body.decoder.center(features[-1]), wanted_from[0]
+    for stage, block in enumerate(body.decoder.blocks):
+        kept = left.clamp(max=2)
+        x, left = _cut(x, left - kept), 2 * kept
+        # the image itself, the finest of the features, is no skip connection: it only has the size to reach
+        skip = _cut(skips[stage], wanted_from[stage + 1] - left)
+        x = block(x, skip.shape[-2], skip.shape[-1], skip_connection=skip if stage < len(skips) - 1 else None)
+    return body.segmentation_head(x), left
+
+
+def _cut(x: Tensor, margins: Tensor) -> Tensor:
+    """[..., y, x] without (top, left, bottom, right) pixels."""
+    top, left, bottom, right = margins
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
 def build_network(
@@ -200,6 +256,9 @@ def _for_classes(ours: Tensor, theirs: Tensor, known: Sequence[str], wanted: Seq
 def export_onnx(network: nn.Module, n_bands: int, path: Path) -> None:
     """Write a network as an ONNX graph from 'imagery' to 'scores' in [0, 1]; batch, y and x are free.
 
+    A second input, 'margins' (see `GridNetwork.forward`), may be left out: it is an initializer of zeros,
+    so that programs that know of one input only get the scores of all pixels.
+
     Opset 17; the graph is checked by onnx before it is kept.
     """
     try:
@@ -207,23 +266,37 @@ def export_onnx(network: nn.Module, n_bands: int, path: Path) -> None:
     except ImportError:
         raise MissingExtra("writing ONNX", "train") from None
 
-    scored = nn.Sequential(network, nn.Sigmoid()).eval().cpu().float()
-    example = torch.zeros(2, n_bands, 64, 96)
+    scored = _Scored(network).eval().cpu().float()
+    example = (torch.zeros(2, n_bands, 64, 96), torch.zeros(4, dtype=torch.int64))
     free = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(), torch.no_grad():
         # the tracing exporter is deprecated, but the only one here that folds and needs no extra package
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scored,
-            (example,),
+            example,
             str(path),
-            input_names=["imagery"],
+            input_names=["imagery", MARGINS],
             output_names=["scores"],
             dynamic_axes={"imagery": free, "scores": free},
             opset_version=17,
             dynamo=False,
         )
-    onnx.checker.check_model(str(path))
+    graph = onnx.load(str(path))
+    graph.graph.initializer.append(onnx.helper.make_tensor(MARGINS, onnx.TensorProto.INT64, [4], [0, 0, 0, 0]))
+    onnx.checker.check_model(graph)
+    onnx.save(graph, str(path))
+
+
+class _Scored(nn.Module):
+    """A network that gives scores in [0, 1]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, imagery: Tensor, margins: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(imagery, margins))
 
 
 def _leave_out_stages(body: nn.Module, architecture: Architecture, n_classes: int) -> None:

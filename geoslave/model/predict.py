@@ -36,13 +36,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+Margins = tuple[int, int, int, int]
+"""(top, left, bottom, right) pixels that the network sees but need not answer for."""
+
+
 class Network(Protocol):
     """A network ready to run."""
 
     device: str
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores [batch, class, y, x] in [0, 1] for scaled pixels [batch, band, y, x]."""
+    def __call__(self, batch: NDArray[np.float32], margins: Margins = (0, 0, 0, 0)) -> NDArray[np.float32]:
+        """Scores [batch, class, y, x] in [0, 1] for scaled pixels [batch, band, y, x], without the margins."""
         ...
 
 
@@ -70,10 +74,17 @@ class OnnxNetwork:
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             raise ModelError(f"{package.onnx} cannot be loaded ({error}): fetch the model again") from error
         self._input = self._session.get_inputs()[0].name
+        optional = [value.name for value in self._session.get_overridable_initializers()]
+        # graphs of other makers answer for everything
+        self._step = package.spec.stride if "margins" in optional else None
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
-        return scores
+    def __call__(self, batch: NDArray[np.float32], margins: Margins = (0, 0, 0, 0)) -> NDArray[np.float32]:
+        feed = {self._input: batch}
+        if self._step is not None:
+            inside, margins = _in_steps(margins, self._step)
+            feed["margins"] = np.array(inside, np.int64)
+        scores: NDArray[np.float32] = self._session.run(None, feed)[0]
+        return _without(scores, margins)
 
 
 class TorchNetwork:
@@ -95,16 +106,30 @@ class TorchNetwork:
         network = build_network(Architecture(**spec.architecture), len(spec.bands), len(spec.classes))
         network.load_state_dict(load_file(package.weights))
         self._torch = torch
+        self._step = spec.stride
         self._network = network.eval().to(self.device, memory_format=torch.channels_last)
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, batch: NDArray[np.float32], margins: Margins = (0, 0, 0, 0)) -> NDArray[np.float32]:
         torch = self._torch
+        inside, margins = _in_steps(margins, self._step)
         pixels = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         mixed = self.device != "cpu"
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=mixed):
-            logits = self._network(pixels)
+            logits = self._network(pixels, torch.tensor(inside))
         scores: NDArray[np.float32] = torch.sigmoid(logits.float()).cpu().numpy()
-        return scores
+        return _without(scores, margins)
+
+
+def _in_steps(margins: Margins, step: int) -> tuple[Margins, Margins]:
+    """The part of margins in whole steps of the network's grid, which it can leave out itself, and the rest."""
+    top, left, bottom, right = (margin // step * step for margin in margins)
+    return (top, left, bottom, right), (margins[0] - top, margins[1] - left, margins[2] - bottom, margins[3] - right)
+
+
+def _without(scores: NDArray[np.float32], margins: Margins) -> NDArray[np.float32]:
+    """[..., y, x] without its margins."""
+    top, left, bottom, right = margins
+    return scores[..., top : scores.shape[-2] - bottom, left : scores.shape[-1] - right]
 
 
 def load_network(package: ModelPackage, backend: Backend = "auto", threads: int | None = None) -> Network:
@@ -152,7 +177,7 @@ def predict_cells(source: Source, predictor: Predictor, cells: Iterable[Cell]) -
         return _Prepared(cell, raster.geobox[rows, cols], valid, predictor.scaled(raster) if valid.any() else None)
 
     for chip in ahead(prepare, cells, READ_AHEAD):
-        yield ChipScores(chip.cell, None if chip.scaled is None else _core_scores(predictor.network(chip.scaled), chip))
+        yield ChipScores(chip.cell, None if chip.scaled is None else _core_scores(predictor.network, chip.scaled, chip))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +193,11 @@ class _Prepared:
     """[1, band, y, x] with the halo; None if no pixel of the core is valid."""
 
 
-def _core_scores(scores: NDArray[np.float32], chip: _Prepared) -> Scores:
+def _core_scores(network: Network, scaled: NDArray[np.float32], chip: _Prepared) -> Scores:
     rows, cols = chip.cell.core_in_read
-    return Scores(np.where(chip.valid, scores[0, :, rows, cols], np.float32(0)), chip.valid, chip.geobox)
+    height, width = scaled.shape[-2:]
+    scores = network(scaled, (rows.start, cols.start, height - rows.stop, width - cols.stop))[0]
+    return Scores(np.where(chip.valid, scores, np.float32(0)), chip.valid, chip.geobox)
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:

@@ -52,6 +52,41 @@ def test_onnx_agrees_with_torch_at_any_size(architecture: Architecture, tmp_path
         np.testing.assert_allclose(scores, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        THIN,
+        LIGHT,
+        Architecture(encoder_depth=5, decoder_channels=(32, 16, 16, 8, 8)),
+        Architecture(encoder_depth=4, decoder_channels=(32, 16, 8)),  # answers at half the resolution, enlarged
+        Architecture(name="FPN", encoder_depth=5),
+        Architecture(decoder_channels=(32, 16, 16, 16), extra={"decoder_attention_type": "scse"}),
+    ],
+)
+@pytest.mark.parametrize("steps", [(0, 0, 0, 0), (2, 1, 3, 0), (1, 4, 0, 2)])
+def test_margins_are_left_out_and_change_nothing_else(
+    architecture: Architecture, steps: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, n_bands=3, n_classes=2)
+    network(torch.randn(4, 3, 64, 64))  # norms that are not the identity
+    network.eval()
+    step = stride(architecture)
+    imagery = torch.randn(1, 3, 6 * step, 7 * step)
+    top, left, bottom, right = (n * step for n in steps)
+    inside = (..., slice(top, 6 * step - bottom), slice(left, 7 * step - right))
+    with torch.no_grad():
+        whole, inner = network(imagery), network(imagery, torch.tensor((top, left, bottom, right)))
+    torch.testing.assert_close(inner, whole[inside], atol=1e-5, rtol=1e-5)
+
+    export_onnx(network, 3, tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["imagery"]  # the second may be left out
+    (all_scores,) = session.run(None, {"imagery": imagery.numpy()})
+    (scores,) = session.run(None, {"imagery": imagery.numpy(), "margins": np.array([top, left, bottom, right])})
+    np.testing.assert_allclose(scores, all_scores[inside], atol=1e-5)
+
+
 def test_shifts_by_the_stride_move_the_scores() -> None:
     torch.manual_seed(1)
     network = build_network(LIGHT, n_bands=3, n_classes=1).eval()

@@ -29,7 +29,9 @@ from geoslave.cli.common import (
 @click.option("--overlap", type=click.IntRange(0), default=32, show_default=True, help="Pixels neighbours share.")
 @click.option("--labels", type=PATH, help="Known sites (GeoJSON, GeoPackage, CSV of points, ...): adds masks.")
 @click.option("--target", default="brick_kiln", show_default=True, help="Gives labelled points their footprint.")
-@click.option("--format", "kind", type=click.Choice(["tif", "png"]), default="tif", show_default=True)
+@click.option(
+    "--format", "kind", type=click.Choice(["tif", "png"]), default="tif", show_default=True, help="Of the chips."
+)
 @scene_options
 @overwrite_option
 @json_option

@@ -46,7 +46,13 @@ if TYPE_CHECKING:
     metavar="YYYY-MM-DD",
     help="When the scenes were taken.",
 )
-@click.option("--backend", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnx", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network. auto: torch on a GPU, else ONNX Runtime.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: all cores]")
 @click.option("--no-gate", is_flag=True, help="Look everywhere closely, though the model has a gate: slower.")
 @overwrite_option

@@ -29,7 +29,14 @@ def command() -> None:
 @click.option("--out", type=PATH, required=True, help="The table: .gpkg, .geojson, .fgb or .parquet.")
 @click.option("--target", default="brick_kiln", show_default=True, help="What is labelled; gives points their size.")
 @click.option("--images", type=PATH, help="The images that were labelled, or any imagery the labels must lie on.")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="auto", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    default="auto",
+    show_default=True,
+    help="Of SOURCE. auto: by its content.",
+)
 @click.option(
     "--class",
     "classes",

@@ -79,19 +79,27 @@ pictures_option = click.option(
 @click.option("--scenes", type=PATH, required=True, multiple=True, help="The rasters, or folders of them.")
 @click.option("--before", type=PATH, multiple=True, help="Rasters of an earlier date, to swipe between.")
 @click.option("--out", type=PATH, required=True, help="The review's folder.")
-@click.option("--design", type=click.Choice(DESIGNS), default="triage", show_default=True)
+@click.option("--design", type=click.Choice(DESIGNS), default="triage", show_default=True, help="How tasks are drawn.")
 @click.option("--kind", type=click.Choice(["validate", "search"]), help="Detections or tiles, of --design random.")
 @click.option("-n", "n", type=click.IntRange(1), help="Tasks; of census+audit the tiles without a detection.")
 @click.option("--gold", type=PATH, help="Known places: outlines, with a column presence (yes, no) if you have it.")
-@click.option("--gold-share", type=click.FloatRange(0, 0.5), default=0.1, show_default=True)
-@click.option("--unflagged-share", type=click.FloatRange(0, 0.5), default=0.1, show_default=True)
+@click.option(
+    "--gold-share", type=click.FloatRange(0, 0.5), default=0.1, show_default=True, help="Known places among tasks."
+)
+@click.option(
+    "--unflagged-share",
+    type=click.FloatRange(0, 0.5),
+    default=0.1,
+    show_default=True,
+    help="Tasks that show ground without a detection.",
+)
 @click.option("--urgent", multiple=True, metavar="RULE", help="On top of a triage, e.g. 'school_m<800'.")
 @click.option("--tile", "tile_m", type=click.FloatRange(50, 20_000), default=1_000, show_default=True, help="Metres.")
 @click.option("--votes", type=click.IntRange(1, 50), default=3, show_default=True, help="Each task gets so many.")
 @click.option("--min-confidence", type=SHARE, help="Leave out detections below.")
 @click.option("--looking-for", metavar="WORDS", help="What reviewers are asked about, e.g. 'brick kiln'.")
 @click.option("--database", metavar="URL", help="postgresql://user@host/name; else a file in the folder.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same tasks.")
 @scene_options
 @json_option
 def create(
@@ -178,7 +186,15 @@ def _gold(path: Path) -> gpd.GeoDataFrame:
 @command.command("consensus", epilog=example("geoslave review consensus kilns-review --out verdicts"))
 @review_argument
 @click.option("--out", type=PATH, required=True, help="A folder for the tables and the layer.")
-@click.option("--merge-distance", "merge_m", type=DISTANCE, default=50.0, show_default=True, metavar="METRES")
+@click.option(
+    "--merge-distance",
+    "merge_m",
+    type=DISTANCE,
+    default=50.0,
+    show_default=True,
+    metavar="METRES",
+    help="Marks of different reviewers so close are one site.",
+)
 @json_option
 def consensus(review: str, out: Path, merge_m: float, as_json: bool) -> None:
     """Bring the votes of a REVIEW (folder, file or PostgreSQL URL) together.
@@ -270,7 +286,7 @@ def verify(review: str, as_json: bool) -> None:
     ),
 )
 @review_argument
-@click.option("--to", "to", type=click.Choice(PLACES), required=True)
+@click.option("--to", "to", type=click.Choice(PLACES), required=True, help="Where tasks go.")
 @click.option("--out", type=PATH, required=True, help="A folder; of outlines a .geojson.")
 @pictures_option
 @click.option("--base-url", default="", help="MapSwipe: where the pictures will be found.")
@@ -326,7 +342,7 @@ def _log_export(store: Store, purpose: str, recipient: str, n: int) -> None:
 )
 @review_argument
 @click.argument("file", type=PATH)
-@click.option("--from", "origin", type=click.Choice(PLACES), required=True)
+@click.option("--from", "origin", type=click.Choice(PLACES), required=True, help="Where answers come from.")
 @click.option("--answer", "answers", multiple=True, metavar="WORDS=ANSWER", help="What volunteers pressed.")
 @click.option("--workflow", metavar="ID", help="Zooniverse: only this workflow.")
 @json_option

@@ -37,7 +37,7 @@ pictures_option = click.option(
 @review_argument
 @pictures_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need invitations.")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Where it listens.")
 @click.option("--login", is_flag=True, help="Ask for a session also on 127.0.0.1 (other hosts always do).")
 @click.option("--behind-proxy", is_flag=True, help="A proxy on this computer adds https; asks for a login.")
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False), help="TLS certificate (PEM), for https.")
@@ -115,7 +115,13 @@ def _run(app: FastAPI, door: socket.socket, **options: Any) -> None:
 )
 @review_argument
 @pictures_option
-@click.option("--role", type=click.Choice(["reviewer", "coordinator"]), default="reviewer", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(["reviewer", "coordinator"]),
+    default="reviewer",
+    show_default=True,
+    help="What the invited may do.",
+)
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many links.")
 @click.option("--url", metavar="URL", help="Where people find the page; kept for the next time.")
 @click.option("--again", metavar="ID", help="A new link for somebody who lost theirs; ends the session they had.")

@@ -49,6 +49,7 @@ class Rule(BaseModel):
     to: str = Field(min_length=1)
     """Name of the context layer, e.g. school; kiln is the nearest other site."""
     at_least_m: float = Field(gt=0, allow_inf_nan=False)
+    """Metres that must lie between them."""
     verified: bool = False
     """Whether whoever wrote it down read the distance in a text of the rule; else it must be read before use."""
 
@@ -59,10 +60,15 @@ class RuleBook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
+    """As people cite it."""
     place: str
+    """Where it holds."""
     in_force_from: datetime.date
+    """Since when."""
     source: str = Field(min_length=10)
+    """Where it can be read."""
     rules: tuple[Rule, ...] = Field(min_length=1)
+    """Distances to be kept."""
 
     @property
     def unverified(self) -> tuple[str, ...]:

@@ -33,12 +33,15 @@ class Augmentation(BaseModel):
     zoom: tuple[float, float] = (0.8, 1.25)
     """Resolution jitter of the chips that are resampled."""
     gain: tuple[float, float] = (0.6, 1.5)
+    """All bands are multiplied by a factor from this range."""
     tint: float = 0.12
     """Standard deviation of each band's own gain (logarithmic)."""
     gamma: tuple[float, float] = (0.75, 1.35)
+    """Values are raised to a power from this range."""
     haze: tuple[float, float] = (0.0, 0.18)
     """Light added to every pixel, more in blue than in red."""
     saturation: tuple[float, float] = (0.5, 1.4)
+    """How far bands stay from their mean: 0 is grey, 1 as they are."""
     stretch: float = 0.45
     """Share of chips whose scene is stretched from its darkest to its brightest pixel, as some archives do."""
     unstretch: float = 0.6
@@ -49,7 +52,9 @@ class Augmentation(BaseModel):
     """Overrides the scaling's in training: a smaller one stretches dull scenes harder than prediction will,
     so that what looks like a site in stretched noise is seen, and learned, before it can raise an alarm."""
     blur: float = 0.3
+    """Share of chips that are blurred."""
     noise: float = 0.02
+    """Largest standard deviation of noise, in display units (1.0 = 255 in 8 bit)."""
     blotches: float = 0.15
     """Share of chips with haze in patches, soft-edged like thin cloud or hard-edged like a bad composite."""
     stripes: float = 0.0

@@ -62,7 +62,9 @@ class Thresholds(_Frozen):
     """Hysteresis: a site needs a pixel of at least `high` and reaches as far as scores of at least `low`."""
 
     high: float = Field(gt=0, lt=1)
+    """A site has a pixel of at least this score."""
     low: float = Field(gt=0, lt=1)
+    """Its outline goes as far as scores of at least this."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Thresholds:
@@ -81,15 +83,20 @@ class Confidence(_Frozen):
     """
 
     statistic: Literal["score_max", "score_mean"] = "score_max"
+    """Which of a detection's scores it is made from."""
     intercept: float | None = None
+    """Of the logistic curve; null: the statistic as it is."""
     slope: float | None = None
+    """Of the logistic curve."""
     calibrated: bool = False
+    """Whether it is a probability."""
     source: str = "not calibrated"
     """Which held-out data it was calibrated on."""
     operating: float = Field(default=0.5, ge=0, le=1)
     """Detections of at least this confidence are the map; those below are kept for review. Calibrating
     moves it along, so that the map keeps its detections."""
     calibration: Calibration | None = None
+    """What `geoslave calibrate` writes; nobody writes it by hand."""
 
     @property
     def meaning(self) -> str:
@@ -206,11 +213,17 @@ class Publication(_Frozen):
     """What a package says beyond what training knows. A section of the training configuration."""
 
     version: str = "0.1.0"
+    """Of the model."""
     title: str = "a model"
+    """What it finds, in which imagery."""
     licence: str = "not stated"
+    """Of the weights: an SPDX id, or a sentence."""
     data: str = "not stated"
+    """What it was trained on, with the licences of imagery and labels."""
     thresholds: Thresholds = Thresholds(high=0.3, low=0.15)
+    """Scores that make a detection."""
     confidence: Confidence = Confidence()
+    """How a detection's confidence is made from its scores."""
     metrics: dict[str, Any] = {}
     """Figures measured elsewhere (cross-validation), kept in the package."""
     card: str = ""

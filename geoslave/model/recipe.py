@@ -63,6 +63,7 @@ class LabelledScenes(_Frozen):
     unsure: Place | None = None
     """Places with which nothing is learned: outlines in a file, or a list by scene (see `outlines.read_unsure`)."""
     region_column: str | None = None
+    """Which column of `labels` names the region a scene lies in."""
     held_out: tuple[str, ...] = ()
     """Regions whose scenes are not trained on."""
     leave_out: tuple[str, ...] = ()
@@ -86,10 +87,13 @@ class Backgrounds(_Frozen):
     """Chips without sites: x[n, y, x, band] uint8 in an .npz and a table with one row a chip."""
 
     chips: Place
+    """The .npz with the pixels."""
     table: Place
+    """The table (CSV or Parquet) with a row a chip, in the same order."""
     where: dict[str, int | str | bool] = {}
     """Only rows with these values, e.g. {label: 0, cloudy: false}."""
     group_column: str = "gallery"
+    """Which column of the table names the group a chip belongs to."""
     held_out: tuple[str, ...] = ()
     """Groups that are not trained on."""
 
@@ -98,6 +102,7 @@ class WeakChips(Backgrounds):
     """Chips of which is known only whether a site is somewhere in them (1) or nowhere (0)."""
 
     label_column: str = "label"
+    """Which column of the table says 1 (a site somewhere) or 0 (none)."""
     class_name: str | None = None
     """Which class the label speaks of. [default: the first]"""
     guess: Literal["bare_ground"] | None = None
@@ -111,27 +116,39 @@ class Rendered(_Frozen):
     """Scenes drawn by `labels.synthetic`: brick kilns in red, green and blue."""
 
     count: int = Field(default=24, ge=0)
+    """Scenes to draw."""
     size: int = Field(default=256, ge=64)
+    """Side of a scene in pixels."""
     sites: int = 14
+    """Kilns that are tried in each."""
     lookalikes: int = 20
+    """Things in each that look like kilns and are none."""
     landscapes: tuple[Landscape, ...] = ("delta", "delta", "plain", "dry", "forest")
+    """Kinds of country, taken in turn."""
 
 
 class Shares(_Frozen):
     """What chips are drawn from; the numbers are made to sum to 1 over what there is."""
 
     site: float = Field(default=0.30, ge=0)
+    """Chips of labelled scenes with a site in them."""
     scene: float = Field(default=0.12, ge=0)
+    """Chips of labelled scenes from anywhere."""
     background: float = Field(default=0.33, ge=0)
+    """Chips without sites (`backgrounds`)."""
     rendered: float = Field(default=0.25, ge=0)
+    """Chips of rendered scenes."""
     weak: float = Field(default=0.50, ge=0)
+    """Chips with a yes or no (`weak_chips`)."""
 
 
 class Loss(_Frozen):
     """Weights of the parts of the loss."""
 
     bce: float = 1.0
+    """Of binary cross entropy, pixel by pixel."""
     dice: float = 1.0
+    """Of the Dice loss, which weighs sites by their number and not their area."""
     focal_gamma: float = 1.0
     """0 is plain binary cross entropy; more turns to the hard pixels."""
 
@@ -146,6 +163,7 @@ class Weak(_Frozen):
     sharpness: float = Field(default=5.0, gt=0)
     """Of 'lse' and 'power': low is near the mean, high near the maximum."""
     weight: float = 1.0
+    """Of the chips' loss beside that of the pixels."""
     size: tuple[float, float] = (0.0, 1.0)
     """Plausible share of a chip with a site that the site covers."""
     size_weight: float = 0.0
@@ -158,6 +176,7 @@ class Validation(_Frozen):
     """What is put aside to see how training goes, how often it is looked at, and when to stop."""
 
     by: Literal["none", "list", "region", "blocks"] = "none"
+    """What is put aside: nothing, scenes by list, whole regions, or squares of the ground."""
     scenes: tuple[str, ...] = ()
     """By list: patterns of file names; sources marked `aside` are put aside too."""
     regions: tuple[str, ...] = ()
@@ -167,6 +186,7 @@ class Validation(_Frozen):
     buffer_m: float = Field(default=200, ge=0)
     """By blocks: as far round them nothing is shown in training; wider than a site is long."""
     share: float = Field(default=0.2, gt=0, lt=1)
+    """By blocks: share of the squares that is put aside."""
     groups: tuple[str, ...] = ()
     """Groups of weak chips that are put aside."""
     every: int = Field(default=200, ge=1)
@@ -176,10 +196,13 @@ class Validation(_Frozen):
     watch: Literal["f1", "average_precision", "auc"] | None = None
     """The figure that decides which weights are kept. [default: f1; auc where there are only weak chips]"""
     edge_m: float = Field(default=50, ge=0)
+    """What lies so near to a scene's edge is not counted (see `detections.evaluate`)."""
     max_distance_m: float = 50
+    """A detection whose middle lies so near to a site is a hit."""
     min_iou: float = 0.1
+    """So is one that overlaps it so much."""
     duplicate_m: float = Field(default=35, ge=0)
-    """What makes a hit, a duplicate, and an edge: see `detections.evaluate`."""
+    """Sites labelled so near to each other are one."""
 
     @model_validator(mode="after")
     def _complete(self) -> Validation:
@@ -192,13 +215,16 @@ class Recentre(_Frozen):
     """Which score of the trained network is to become 0.5, and how much its scores are softened."""
 
     score: float = Field(default=0.5, gt=0, lt=1)
+    """The score that becomes 0.5."""
     softness: float = Field(default=1.0, ge=1)
+    """Logits are divided by it: 1 leaves scores as steep as they were trained."""
 
 
 class TrainConfig(_Frozen):
     """All that decides a training."""
 
     name: str
+    """The model's name."""
     target: str = "brick_kiln"
     """A preset of `geoslave.targets`, or the path of a target's YAML file: what sizes detections may have."""
     own_target: Target | None = None
@@ -206,49 +232,74 @@ class TrainConfig(_Frozen):
     classes: tuple[str, ...] = ()
     """Kinds of sites to tell apart, as the labels call them. [default: one, the target]"""
     bands: tuple[str, ...] = RGB
+    """Common names of the bands that the network sees, in order."""
     gsd_m: float = Field(default=10.0, gt=0)
+    """Ground sampling distance in metres that scenes are brought to."""
     architecture: Architecture = Architecture()
+    """What the network is built from."""
     pretrained: Literal["imagenet"] | None = None
     """Start from weights that are fetched from the net; from scratch where there is none."""
     start_from: Place | None = None
     """Start from the weights of a model package of the same architecture."""
     scaling: Scaling = Scaling()
+    """How pixels become the network's input, in training and in prediction."""
     scenes: tuple[LabelledScenes, ...] = ()
+    """Scenes with outlines, masks or boxes."""
     backgrounds: tuple[Backgrounds, ...] = ()
+    """Chips without sites."""
     weak_chips: tuple[WeakChips, ...] = ()
+    """Chips with a yes or no."""
     rendered: Rendered | None = None
     """[default: some for brick kilns in true colour, none for anything else]"""
     shares: Shares = Shares()
+    """How often chips come from each source."""
     augmentation: Augmentation = Augmentation()
+    """How far training strays from the imagery as it is."""
     loss: Loss = Loss()
+    """What an error costs."""
     weak: Weak = Weak()
+    """How chips with a yes or no are learned from."""
     outline_m: float = Field(default=10, ge=0)
     """Within this distance outside a site's outline nothing is learned: labels are that exact."""
     gap_m: float = Field(default=0, ge=0)
     """Where two sites come nearer to each other than this, what lies between them is learned as no site, so that
     they are found as two."""
     chip: int = Field(default=48, ge=32)
+    """Side of a training chip in pixels."""
     batch: int = Field(default=24, ge=1)
+    """Chips that go through the network together."""
     accumulate: int = Field(default=1, ge=1)
     """Batches to a step: a larger effective batch in the memory of a small one."""
     steps: int = Field(default=1500, ge=1)
+    """Steps of the optimiser."""
     learning_rate: float = Field(default=2e-3, gt=0)
+    """At its highest; it falls along a cosine."""
     weight_decay: float = 0.02
+    """Of AdamW."""
     warm_up: int = 100
+    """Steps in which the learning rate rises."""
     ema: float = 0.998
+    """Weights are kept as a running mean; so much of it stays from one step to the next."""
     mine_at: tuple[float, ...] = (0.4, 0.7)
     """When (share of the steps) backgrounds are scored, to draw the misleading ones more often."""
     mine_count: int = 3000
     """How many backgrounds are scored each time."""
     validation: Validation = Validation()
+    """What is put aside, and when to stop."""
     recentre: Recentre = Recentre()
+    """Where the trained scores have their middle."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers the network is trained with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is trained. auto: on a GPU if there is one."""
     threads: int | None = None
+    """Of the processor. [default: all cores]"""
     workers: int = Field(default=1, ge=0)
     """Processes that draw chips ahead of the network; 0: drawn in between. The chips are the same."""
     checkpoint_every: int = Field(default=100, ge=1)
+    """Steps after which all is kept, so that a training that was stopped goes on."""
     seed: int = Field(default=0, ge=0)
+    """The same seed and data give the same weights."""
     publication: Publication = Publication()
     """What the package says of itself; training does not look at it."""
 

@@ -1,4 +1,4 @@
-"""`geoslave models list | show | add | verify`."""
+"""`geoslave models list | show | add | verify | gate`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option
+from geoslave.cli.models_gate import gate_model
 
 if TYPE_CHECKING:
     from geoslave.model.library import Check
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 
 @click.group("models", epilog=example("geoslave models list", "geoslave models show kiln-s2"))
 def command() -> None:
-    """List the models, show their cards, take in others' and check them.
+    """List the models, show their cards, take in others', check them, and give one a gate.
 
     Models are looked for in the folder GEOSLAVE_MODELS names (else ~/.local/share/geoslave/models), then among
     those that ship with geoslave.
     """
+
+
+command.add_command(gate_model)
 
 
 @command.command("list", epilog=example("geoslave models list"))

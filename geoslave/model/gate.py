@@ -10,6 +10,7 @@ are those of the whole scene, whatever the chips, blocks, workers or extents.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class OnnxGate:
         return scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GatedNetwork:
     """A refined network that looks only where its gate opens. Scores elsewhere are 0."""
 
@@ -113,10 +114,8 @@ class GatedNetwork:
     stride: int
     """Of the refined network: windows lie on multiples of it."""
     n_classes: int
-
-    @property
-    def device(self) -> str:
-        return self.refined.device
+    device: str = "cpu"
+    """Where the refined network runs; the gate is light enough for the processor."""
 
     def __call__(self, batch: NDArray[np.float32], margins: Margins = (0, 0, 0, 0)) -> NDArray[np.float32]:
         """Scores [batch, class, y, x] of scaled pixels [batch, band, y, x] without the margins.
@@ -154,7 +153,7 @@ def gated(network: Network, package: ModelPackage, threads: int | None = None, *
     from geoslave.model.predict import usable_cores
 
     gate = OnnxGate(package.folder / GATE_FILE, threads or usable_cores())
-    return GatedNetwork(network, gate, spec.gate, spec.halo, spec.stride, len(spec.classes))
+    return GatedNetwork(network, gate, spec.gate, spec.halo, spec.stride, len(spec.classes), network.device)
 
 
 def opened_cells(scores: NDArray[np.float32], spec: GateSpec, wanted: Box) -> NDArray[np.bool_]:
@@ -245,6 +244,34 @@ def _of_pixels(cells: NDArray[np.bool_], cell: int, core: Box) -> NDArray[np.boo
     """[y, x] of the pixels of a core, from the cells they lie in."""
     rows, cols = np.arange(core[0], core[2]) // cell, np.arange(core[1], core[3]) // cell
     return cells[np.ix_(rows, cols)]
+
+
+def with_gate_section(card: str, spec: ModelSpec) -> str:
+    """A card (Markdown) with a section on the gate after its other sections; one that is there is replaced."""
+    card = re.sub(r"^(# \S+) [\w.+-]+(:.*)?$", rf"\1 {spec.version}\2", card, count=1, flags=re.MULTILINE)
+    card = re.sub(rf"\n{GATE_HEADING}\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
+    gate = spec.gate
+    if gate is None:
+        return card.rstrip() + "\n"
+    lines = [
+        GATE_HEADING,
+        "",
+        "A light network looks at every place first, the network above only where the light one's score reaches",
+        f"{gate.threshold:.4g}, and {gate.margin} cells of {gate.cell} pixels around it. There the scores are as they",
+        "were, elsewhere they are 0. `--no-gate` looks everywhere.",
+        "",
+        f"The threshold was chosen to keep {gate.recall:.1%} of what the network itself finds, on {gate.data}.",
+        "That says nothing of sites that the network misses; where the country looks different, more may be lost:",
+        "compare with `--no-gate` on a part of it.",
+    ]
+    if gate.metrics:
+        lines += ["", "| | |", "|---|---|"]
+        lines += [f"| {name.replace('_', ' ')} | {_told(value)} |" for name, value in gate.metrics.items()]
+    return card.rstrip() + "\n\n" + "\n".join(lines) + "\n"
+
+
+def _told(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def gate_facts(package: ModelPackage, *, used: bool) -> dict[str, float | None]:

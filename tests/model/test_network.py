@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from geoslave.errors import ModelError  # noqa: E402
 from geoslave.model.network import Architecture, build_network, export_onnx, recentre, stride  # noqa: E402
 
 THIN = Architecture(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
+SMALL = {"encoder": "tu-regnetx_002", "encoder_depth": 4, "decoder_channels": (32, 16, 16, 16)}
 LIGHT = Architecture(encoder="tu-regnetx_002", encoder_depth=4, decoder_channels=(24, 16, 8), upsample=2)
 
 
@@ -52,39 +54,52 @@ def test_onnx_agrees_with_torch_at_any_size(architecture: Architecture, tmp_path
         np.testing.assert_allclose(scores, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("steps", [(0, 0, 0, 0), (2, 1, 3, 0), (1, 4, 0, 2)])
 @pytest.mark.parametrize(
-    "architecture",
+    "changes",
     [
-        THIN,
-        LIGHT,
-        Architecture(encoder_depth=5, decoder_channels=(32, 16, 16, 8, 8)),
-        Architecture(encoder_depth=4, decoder_channels=(32, 16, 8)),  # answers at half the resolution, enlarged
-        Architecture(name="FPN", encoder_depth=5),
-        Architecture(decoder_channels=(32, 16, 16, 16), extra={"decoder_attention_type": "scse"}),
+        {},
+        {"upsample": 2},
+        {"encoder_depth": 4, "decoder_channels": (16, 16, 8)},  # answers at half the resolution, enlarged
+        {"name": "FPN", "encoder_depth": 5, "decoder_channels": None},
+        {"extra": {"decoder_attention_type": "scse"}},
     ],
 )
-@pytest.mark.parametrize("steps", [(0, 0, 0, 0), (2, 1, 3, 0), (1, 4, 0, 2)])
-def test_margins_are_left_out_and_change_nothing_else(
-    architecture: Architecture, steps: tuple[int, int, int, int], tmp_path: Path
-) -> None:
+def test_margins_are_left_out_and_change_nothing_else(changes: dict, steps: tuple[int, int, int, int]) -> None:
+    architecture = Architecture.model_validate({**SMALL, **changes})
+    network = some_network(architecture)
+    imagery, margins, inside = with_margins(stride(architecture), steps)
+    with torch.no_grad():
+        whole, inner = network(imagery), network(imagery, torch.tensor(margins))
+    torch.testing.assert_close(inner, whole[inside], atol=1e-5, rtol=1e-5)
+
+
+def test_the_onnx_graph_takes_margins_or_none(tmp_path: Path) -> None:
+    architecture = Architecture.model_validate(SMALL)
+    export_onnx(some_network(architecture), 3, tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    imagery, margins, inside = with_margins(stride(architecture), (2, 1, 3, 0))
+    assert [value.name for value in session.get_inputs()] == ["imagery"]
+    (all_scores,) = session.run(None, {"imagery": imagery.numpy()})
+    (scores,) = session.run(None, {"imagery": imagery.numpy(), "margins": np.array(margins)})
+    np.testing.assert_allclose(scores, all_scores[inside], atol=1e-5)
+
+
+def some_network(architecture: Architecture) -> torch.nn.Module:
     torch.manual_seed(0)
     network = build_network(architecture, n_bands=3, n_classes=2)
     network(torch.randn(4, 3, 64, 64))  # norms that are not the identity
-    network.eval()
-    step = stride(architecture)
-    imagery = torch.randn(1, 3, 6 * step, 7 * step)
-    top, left, bottom, right = (n * step for n in steps)
-    inside = (..., slice(top, 6 * step - bottom), slice(left, 7 * step - right))
-    with torch.no_grad():
-        whole, inner = network(imagery), network(imagery, torch.tensor((top, left, bottom, right)))
-    torch.testing.assert_close(inner, whole[inside], atol=1e-5, rtol=1e-5)
+    return network.eval()
 
-    export_onnx(network, 3, tmp_path / "model.onnx")
-    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    assert [value.name for value in session.get_inputs()] == ["imagery"]  # the second may be left out
-    (all_scores,) = session.run(None, {"imagery": imagery.numpy()})
-    (scores,) = session.run(None, {"imagery": imagery.numpy(), "margins": np.array([top, left, bottom, right])})
-    np.testing.assert_allclose(scores, all_scores[inside], atol=1e-5)
+
+def with_margins(
+    step: int, steps: tuple[int, int, int, int]
+) -> tuple[torch.Tensor, tuple[int, ...], tuple[EllipsisType, slice, slice]]:
+    """Imagery, margins of so many steps of the network's grid, and what lies inside them."""
+    top, left, bottom, right = (n * step for n in steps)
+    height, width = 6 * step, 7 * step
+    inside = (..., slice(top, height - bottom), slice(left, width - right))
+    return torch.randn(1, 3, height, width), (top, left, bottom, right), inside
 
 
 def test_shifts_by_the_stride_move_the_scores() -> None:

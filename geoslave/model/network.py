@@ -42,6 +42,7 @@ class Architecture(BaseModel):
     encoder: str = "resnet18"
     """An encoder of it, or of timm with 'tu-' before its name."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
+    """Stages of the encoder, each at half the resolution of the one before."""
     decoder_channels: tuple[int, ...] | None = None
     """One number a decoder stage, coarse to fine. A Unet may have fewer stages than `encoder_depth`."""
     upsample: int = Field(default=1, ge=1, le=8)

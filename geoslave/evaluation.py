@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from geoslave import charts
 from geoslave.detect import Request, SceneResult, detect_scenes, scene_footprint
-from geoslave.detections import pixels
+from geoslave.detections import pixels, qgis
 from geoslave.detections.assess import (
     FALSE_ALARM,
     HIT,
@@ -35,6 +35,7 @@ from geoslave.detections.assess import (
 from geoslave.detections.evaluate import Comparison, compare
 from geoslave.detections.ground import EDGE_M
 from geoslave.detections.match import DUPLICATE_M, MAX_DISTANCE_M
+from geoslave.detections.qgislayers import fields, write_layer
 from geoslave.errors import GeoslaveError, OutputError, SceneError
 from geoslave.files import atomic_file, refuse_existing, scratch_folder
 from geoslave.imagery.aoi import read_aoi
@@ -53,7 +54,6 @@ FILES = ("evaluation.json", "precision-recall.png", "reliability.png", "contact-
 MOST_SHOWN = 10
 """Thumbnails in each group of the contact sheet."""
 _FEW_SCENES = 20  # so many are groups of their own
-_GREEN, _PURPLE, _ORANGE = (0, 140, 100), (170, 75, 130), (213, 94, 0)
 
 Progress = Callable[[str, int, int], None]
 
@@ -345,11 +345,9 @@ def _reliability_words(ece: float | None, low: float | None, high: float | None,
 
 
 def _write_errors(errors: gpd.GeoDataFrame, path: Path, overwrite: bool) -> None:
-    """The layer of objects as a GeoPackage."""
-    shapes = [s if s.geom_type == "MultiPolygon" else shapely.multipolygons([s]) for s in errors.geometry]
-    table = errors.set_geometry(gpd.GeoSeries(shapes, index=errors.index, crs=errors.crs))
+    """The layer of objects as a GeoPackage that opens in QGIS with its style."""
     with atomic_file(path, overwrite=overwrite) as draft:
-        table.to_file(draft, layer="errors", driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
+        write_layer(errors, draft, "errors", qgis.errors_qml(fields(errors)), "hits, misses, false alarms")
 
 
 def _draw_sheet(report: Report, errors: gpd.GeoDataFrame, path: Path, overwrite: bool) -> gpd.GeoDataFrame:
@@ -378,9 +376,14 @@ def _draw_sheet(report: Report, errors: gpd.GeoDataFrame, path: Path, overwrite:
 
 
 _GROUPS: dict[str, tuple[str, str, str, Colour]] = {
-    HIT: ("H", "Hits", "from the surest to the least sure", _GREEN),
-    MISS: ("M", "Misses", "those the model saw least of first", _PURPLE),
-    FALSE_ALARM: ("A", "False alarms", "the surest first; some may be sites nobody labelled", _ORANGE),
+    HIT: ("H", "Hits", "from the surest to the least sure", qgis.OUTCOMES[HIT]),
+    MISS: ("M", "Misses", "those the model saw least of first", qgis.OUTCOMES[MISS]),
+    FALSE_ALARM: (
+        "A",
+        "False alarms",
+        "the surest first; some may be sites nobody labelled",
+        qgis.OUTCOMES[FALSE_ALARM],
+    ),
 }
 
 

@@ -216,13 +216,15 @@ def consensus(review: str, out: Path, merge_m: float, as_json: bool) -> None:
 
 
 def _write(found: Outcome, out: Path) -> list[str]:
+    from geoslave.detections import qgis
+    from geoslave.detections.qgislayers import fields, write_layer
     from geoslave.files import scratch_folder
 
     with scratch_folder(out) as draft:
         for name, table in (("verdicts", found.verdicts), ("tiles", found.tiles)):
             if len(table):
                 table.drop(columns="geometry").to_csv(draft / f"{name}.csv", index=False)
-                table.to_file(draft / "verdicts.gpkg", layer=name, engine="pyogrio")
+                write_layer(table, draft / "verdicts.gpkg", name, qgis.verdicts_qml(fields(table)), name)
         if len(found.sites):
             found.sites.to_file(draft / "verdicts.gpkg", layer="sites", engine="pyogrio")
         found.consensus.reviewers.to_csv(draft / "reviewers.csv", index=False)

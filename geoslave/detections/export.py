@@ -162,6 +162,12 @@ def write_scores_style(path: str | Path) -> Path:
     return style
 
 
+def typical_side_m(detections: gpd.GeoDataFrame) -> float:
+    """Side of the middling site, in metres: at which scales a map shows outlines and labels follows it."""
+    areas = detections["area_m2"].dropna() if "area_m2" in detections else ()
+    return float(np.sqrt(np.median(areas))) if len(areas) else qgis.SIDE_M
+
+
 def filter_detections(detections: gpd.GeoDataFrame, min_confidence: float) -> gpd.GeoDataFrame:
     """The detections with at least this confidence."""
     return detections[detections["confidence"] >= min_confidence].reset_index(drop=True)
@@ -292,7 +298,8 @@ def _write_style(table: gpd.GeoDataFrame, path: Path, folder: Path) -> None:
     raster = any(path.with_suffix(ending).exists() for ending in (".tif", ".tiff", ".vrt", ".jp2"))
     if not raster and not path.with_suffix(".qml").exists():
         style = (folder / path.name).with_suffix(".qml")
-        style.write_text(qgis.detections_qml([c for c in table.columns if c != "geometry"]), encoding="utf-8")
+        columns = [c for c in table.columns if c != "geometry"]
+        style.write_text(qgis.detections_qml(columns, side_m=typical_side_m(table)), encoding="utf-8")
 
 
 def _geojson(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
@@ -337,26 +344,34 @@ def _plain(value: Any) -> Any:
 
 def _gpkg(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
     created = _timestamp(notes)
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": created})
-    try:
-        _write_ogr(
-            _with_days(table),
-            path,
-            "GPKG",
-            use_arrow=True,  # the way to a column of days
-            dataset_options={"VERSION": "1.2"},  # QGIS in Debian 12 warns at newer ones
-            layer_options={"GEOMETRY_NAME": "geom", "DESCRIPTION": schema.STATEMENT},
-        )
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    with written_at(created):
+        _write_ogr(_with_days(table), path, "GPKG", use_arrow=True, **gpkg_options(schema.STATEMENT))
     database = sqlite3.connect(path)
     try:
         with database:
-            _add_style(database, qgis.detections_qml(["fid", *[c for c in table.columns if c != "geometry"]]), created)
+            columns = ["fid", *(c for c in table.columns if c != "geometry")]
+            style = qgis.detections_qml(columns, side_m=typical_side_m(table))
+            qgis.add_style(database, LAYER, style, "confidence", created)
             _add_provenance(database, notes, created)
     finally:
         database.close()
+
+
+@contextmanager
+def written_at(created: str = _EPOCH) -> Iterator[None]:
+    """GDAL takes this for the time: the same content gives the same bytes."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": created})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def gpkg_options(about: str) -> dict[str, Any]:
+    """How geoslave writes GeoPackages: QGIS in Debian 12 warns at versions newer than 1.2."""
+    layer = {"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", "DESCRIPTION": about}
+    return {"dataset_options": {"VERSION": "1.2"}, "layer_options": layer}
 
 
 def _fgb(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
@@ -383,36 +398,11 @@ def _with_days(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     return table.assign(date=pd.Series(days, table.index, dtype=pd.ArrowDtype(pa.date32())))
 
 
-def _add_style(database: sqlite3.Connection, qml: str, created: str) -> None:
-    """The table QGIS itself writes; catalog and schema must be '' and not NULL."""
-    database.execute(
-        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
-        "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
-        "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-        "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-    )
-    database.execute(
-        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
-        "styleQML, styleSLD, useAsDefault, description, owner, update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, "
-        "'Detections graded by confidence', '', ?)",
-        (LAYER, "confidence", qml, created),
-    )
-    _list_table(database, "layer_styles", created)
-
-
 def _add_provenance(database: sqlite3.Connection, notes: dict[str, Any], created: str) -> None:
     database.execute("CREATE TABLE geoslave_provenance (id INTEGER PRIMARY KEY NOT NULL, key TEXT, value TEXT)")
     rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in notes.items()]
     database.executemany("INSERT INTO geoslave_provenance (key, value) VALUES (?, ?)", rows)
-    _list_table(database, "geoslave_provenance", created)
-
-
-def _list_table(database: sqlite3.Connection, name: str, created: str) -> None:
-    database.execute(
-        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id) "
-        "VALUES (?, 'attributes', ?, '', ?, 0)",
-        (name, name, created),
-    )
+    qgis.list_table(database, "geoslave_provenance", created)
 
 
 def _timestamp(notes: dict[str, Any]) -> str:

@@ -1,4 +1,9 @@
-"""A folder that opens in QGIS with a double click: detections, score maps and scenes, with relative paths only.
+"""A folder that opens in QGIS with a double click: detections and what belongs to them, with relative paths only.
+
+    project.qgz      groups of layers, map themes, a filter, a print layout
+    README.txt       how to use it, and what it is not
+    detections.gpkg  verdicts.gpkg  changes.gpkg  counts.gpkg  blocks.gpkg   (each carries its style)
+    scores/  imagery/
 
 The project is written without QGIS, as QGIS 3.22 reads it. Moving or renaming the folder keeps it working.
 """
@@ -6,52 +11,55 @@ The project is written without QGIS, as QGIS 3.22 reads it. Moving or renaming t
 from __future__ import annotations
 
 import re
-import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
-import rasterio
-from rasterio.enums import Resampling
-from rasterio.warp import transform_bounds
+import shapely
+from numpy.typing import NDArray
 
 from geoslave.detections import export, qgis
+from geoslave.detections.qgislayers import dated_changes, fields, write_layer
+from geoslave.detections.qgisrasters import copy_rasters, opened, scene_style, write_mosaic
+from geoslave.detections.qgissymbols import inside_of
+from geoslave.detections.qgisxml import Group, Layer, Project, Theme, project_xml
 from geoslave.detections.schema import STATEMENT
-from geoslave.errors import OutputError, SceneError
+from geoslave.errors import OutputError
 from geoslave.files import refuse_existing, scratch_folder
 
 PROJECT = "project.qgz"
-_COLOURS = {"red": {"red", "b4", "b04"}, "green": {"green", "b3", "b03"}, "blue": {"blue", "b2", "b02"}}
-"""Words in bands' descriptions."""
-_CUT = (2, 98)
-"""Percentiles of a scene's bands that become black and white."""
+MANY = 12
+"""More rasters than this become one layer per CRS."""
+
+Rasters = Sequence[Path] | Callable[[Path], Sequence[Path]]
+"""Files to be copied, or what makes them in a folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of the project."""
+class Companions:
+    """What a project shows besides detections; nothing is needed."""
 
-    name: str
-    source: str
-    """Relative to the folder."""
-    kind: str
-    """"vector" or "raster"."""
-    crs: Any
-    style: str
-    """XML inside the layer's element."""
-    bounds: tuple[float, float, float, float]
-    """West, south, east, north in its CRS."""
-
-    @property
-    def key(self) -> str:
-        """Its id in the project."""
-        return re.sub(r"\W", "_", self.source)
+    blocks: gpd.GeoDataFrame | None = None
+    """grid, block, status (done, empty, failed, to do), n_objects, reason."""
+    verdicts: gpd.GeoDataFrame | None = None
+    """Of `geoslave review consensus`: answer, probability, n_votes."""
+    counts: gpd.GeoDataFrame | None = None
+    """`qgislayers.counts_table`."""
+    changes: gpd.GeoDataFrame | None = None
+    """`detections.change.follow`."""
+    area: gpd.GeoDataFrame | None = None
+    """The area of interest."""
+    scores: Rasters = ()
+    scenes: Rasters = ()
+    """Copied; a function makes pictures in natural colours (`qgisrasters.write_picture`)."""
+    facts: Sequence[str] = field(default_factory=tuple)
+    """More words for the title block."""
 
 
 def write_project(
@@ -59,12 +67,18 @@ def write_project(
     folder: Path,
     *,
     provenance: Mapping[str, Any],
-    scores: Sequence[Path] = (),
-    scenes: Sequence[Path] = (),
+    scores: Rasters = (),
+    scenes: Rasters = (),
     title: str = "Detections",
+    min_confidence: float = 0.0,
+    companions: Companions | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the folder; score maps and scenes are copied into it. Returns the project's file.
+
+    Args:
+        scores, scenes: short for those of `companions`.
+        min_confidence: what the project hides at first (its variable `min_confidence`); all detections are there.
 
     Raises:
         GeoslaveError: if the table is no detections table.
@@ -74,17 +88,26 @@ def write_project(
     refuse_existing(folder, overwrite)
     if folder.exists() and not (folder / PROJECT).is_file():
         raise OutputError(f"{folder} holds no project: --overwrite replaces projects only, choose another name")
+    more = companions or Companions()
     try:
         with scratch_folder(folder) as scratch:
             draft = scratch / folder.name
             draft.mkdir()
             export.write_detections(detections, draft / "detections.gpkg", provenance=provenance)
-            groups = {
-                "Sites": [_sites(detections)],
-                "Scores": [_scores(path) for path in _copied(scores, draft / "scores")],
-                "Imagery": [_scene(path) for path in _copied(scenes, draft / "imagery")],
-            }
-            _write_qgz(draft / PROJECT, _project(groups, title))
+            groups = _vectors(detections, more, draft)
+            groups += _rasters(draft, scores or more.scores, scenes or more.scenes)
+            project = Project(
+                title=title,
+                lines=_lines(detections, provenance, more),
+                statement=STATEMENT,
+                crs=_project_crs(detections, groups),
+                groups=_in_order(groups),
+                themes=_themes(groups),
+                variables={"min_confidence": f"{min_confidence:g}"},
+                span=_span(more.changes),
+            )
+            _write_qgz(draft / PROJECT, project_xml(project))
+            (draft / "README.txt").write_text(_readme(title, min_confidence, groups), encoding="utf-8")
             if folder.exists():
                 folder.replace(scratch / "old")
             draft.replace(folder)
@@ -93,189 +116,242 @@ def write_project(
     return folder / PROJECT
 
 
-def _copied(paths: Sequence[Path], into: Path) -> list[Path]:
-    """Copies of rasters under names that differ."""
-    copies = []
+# ---------------------------------------------------------------- layers
+
+_ORDER = ("Review", "Sites", "Change", "Run", "Counts by area", "Scores", "Imagery")
+
+
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    return sorted((group for group in groups if group.layers), key=lambda group: _ORDER.index(group.name))
+
+
+def _vectors(detections: gpd.GeoDataFrame, more: Companions, draft: Path) -> list[Group]:
+    side = export.typical_side_m(detections)
+    groups = [Group("Sites", [_sites(detections, side)])]
+    if more.verdicts is not None:
+        qml = qgis.verdicts_qml(fields(more.verdicts), side)
+        groups.append(Group("Review", [_table(more.verdicts, draft, "verdicts", "Verdicts of reviewers", qml)]))
+    if more.changes is not None:
+        table = dated_changes(more.changes)
+        qml = qgis.changes_qml(fields(table), side)
+        layer = _table(table, draft, "changes", "Change between dates", qml, visible=False)
+        groups.append(Group("Change", [layer]))
+    run = []
+    if more.area is not None:
+        run.append(_table(more.area, draft, "area", "Area of interest", qgis.area_qml(), frames=True))
+    if more.blocks is not None:
+        qml = qgis.blocks_qml(fields(more.blocks))
+        run.append(_table(more.blocks, draft, "blocks", "Blocks by status", qml, frames=True))
+    groups.append(Group("Run", run))
+    if more.counts is not None:
+        qml = qgis.counts_qml(more.counts["sites"].tolist(), fields(more.counts))
+        layer = _table(more.counts, draft, "counts", "Estimated number of sites", qml, visible=False)
+        groups.append(Group("Counts by area", [layer]))
+    return groups
+
+
+def _sites(detections: gpd.GeoDataFrame, side: float) -> Layer:
+    qml = qgis.detections_qml(["fid", *(c for c in detections.columns if c != "geometry")], side_m=side)
+    calibrated = bool(len(detections)) and bool(detections["calibrated"].all())
+    return Layer(
+        name="Detections by confidence" if calibrated else "Detections by confidence (a score)",
+        source=f"./detections.gpkg|layername={export.LAYER}",
+        kind="vector",
+        crs=detections.crs,
+        style=inside_of(qml),
+        points=_corners(detections),
+        frames=True,
+    )
+
+
+def _table(
+    table: gpd.GeoDataFrame,
+    draft: Path,
+    name: str,
+    shown: str,
+    qml: str,
+    *,
+    visible: bool = True,
+    frames: bool = False,
+) -> Layer:
+    write_layer(table, draft / f"{name}.gpkg", name, qml, name)
+    source = f"./{name}.gpkg|layername={name}"
+    return Layer(shown, source, "vector", table.crs, inside_of(qml), _corners(table), visible=visible, frames=frames)
+
+
+def _corners(table: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    """Corners of what it holds, [n, 2] in its CRS."""
+    boxes = shapely.bounds(table.geometry.to_numpy())
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    return np.concatenate([boxes[:, :2], boxes[:, 2:], boxes[:, [0, 3]], boxes[:, [2, 1]]])
+
+
+def _rasters(draft: Path, scores: Rasters, scenes: Rasters) -> list[Group]:
+    score_layers = [
+        layer for path in _merged(_made(scores, draft / "scores"), draft / "scores") for layer in _score_layers(path)
+    ]
+    pictures = _made(scenes, draft / "imagery")
+    ready = callable(scenes)
+    if ready:
+        pictures = _merged(pictures, draft / "imagery")
+    return [Group("Scores", score_layers), Group("Imagery", [_scene(path, ready) for path in pictures])]
+
+
+def _made(rasters: Rasters, into: Path) -> list[Path]:
+    return list(rasters(into)) if callable(rasters) else copy_rasters(rasters, into)
+
+
+def _merged(paths: Sequence[Path], into: Path) -> list[Path]:
+    """The rasters, or where they are many, one layer per CRS and kind."""
+    if len(paths) <= MANY:
+        return list(paths)
+    alike: dict[tuple[Any, ...], list[Path]] = {}
     for path in paths:
-        if not path.is_file():
-            raise SceneError(f"{path} is not there: check the name")
-        into.mkdir(exist_ok=True)
-        copy = into / path.name
-        number = 2
-        while copy.exists():
-            copy = into / f"{path.stem}-{number}{path.suffix}"
-            number += 1
-        shutil.copyfile(path, copy)
-        copies.append(copy)
-    return copies
+        with opened(path) as file:
+            key = (file.crs.to_wkt(), file.count, file.dtypes[0], round(abs(file.transform.a), 6))
+        alike.setdefault(key, []).append(path)
+    return [write_mosaic(parts, into / f"all-{number}.vrt") for number, parts in enumerate(alike.values(), start=1)]
 
 
-def _sites(detections: gpd.GeoDataFrame) -> Layer:
-    style = _inside(qgis.detections_qml(["fid", *(c for c in detections.columns if c != "geometry")]))
-    bounds = tuple(detections.total_bounds) if len(detections) else (0.0, 0.0, 0.0, 0.0)
-    source = f"./detections.gpkg|layername={export.LAYER}"
-    return Layer("Detections by confidence", source, "vector", detections.crs, style, bounds)
+def _score_layers(path: Path) -> list[Layer]:
+    """A layer for each class."""
+    with opened(path) as file:
+        names = [title or path.stem for title in file.descriptions]
+        crs, points = file.crs, _raster_corners(file)
+    return [
+        Layer(
+            name=f"Scores {path.stem}" if len(names) == 1 else f"Scores {name} {path.stem}",
+            source=f"./{path.parent.name}/{path.name}",
+            kind="raster",
+            crs=crs,
+            style=inside_of(qgis.scores_qml(band=band)),
+            points=points,
+            frames=True,
+            part=band,
+        )
+        for band, name in enumerate(names, start=1)
+    ]
 
 
-def _scores(path: Path) -> Layer:
-    with _opened(path) as file:
+def _scene(path: Path, ready: bool) -> Layer:
+    with opened(path) as file:
         return Layer(
-            f"Scores {path.stem}",
-            f"./{path.parent.name}/{path.name}",
-            "raster",
-            file.crs,
-            _inside(qgis.scores_qml()),
-            tuple(file.bounds),
+            name=path.stem,
+            source=f"./{path.parent.name}/{path.name}",
+            kind="raster",
+            crs=file.crs,
+            style=scene_style(file, ready),
+            points=_raster_corners(file),
+            frames=True,
+            in_legend=False,
         )
 
 
-def _scene(path: Path) -> Layer:
-    with _opened(path) as file:
-        return Layer(
-            path.stem,
-            f"./{path.parent.name}/{path.name}",
-            "raster",
-            file.crs,
-            _colours(file, _colour_bands(file)),
-            tuple(file.bounds),
-        )
+def _raster_corners(file: Any) -> NDArray[np.float64]:
+    """Points along the edge of a raster, [n, 2] in its CRS."""
+    steps = np.linspace(0, 1, 9)
+    edge = [(x, y) for x in steps for y in (0, 1)] + [(x, y) for y in steps for x in (0, 1)]
+    return np.array([file.transform @ (x * file.width, y * file.height) for x, y in edge])
 
 
-def _opened(path: Path) -> Any:
-    try:
-        file = rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        raise SceneError(f"{path.name} cannot be read as a raster ({error}): check the file") from error
-    if file.crs is None:
-        file.close()
-        raise SceneError(f"{path.name} has no CRS: QGIS could not place it, add one with gdal_edit.py -a_srs")
-    return file
+# ---------------------------------------------------------------- the project
 
 
-def _colour_bands(file: Any) -> tuple[int, int, int]:
-    """Band numbers of red, green and blue, as the file says; else the first band as grey."""
-    said = [kind.name for kind in file.colorinterp]
-    titles = [str(title or "").lower() for title in file.descriptions]
-    found = []
-    for name, codes in _COLOURS.items():
-        by_title = [i for i, title in enumerate(titles) if codes & set(re.split(r"[^a-z0-9]+", title))]
-        where = [i for i, kind in enumerate(said) if kind == name] or by_title
-        found.append(where[0] + 1 if where else 0)
-    red, green, blue = found if all(found) else (1, 1, 1)
-    return red, green, blue
+def _project_crs(detections: gpd.GeoDataFrame, groups: Sequence[Group]) -> pyproj.CRS:
+    """The detections' own, if lengths are lengths in it; else one of equal area about the middle of everything.
+
+    The latter holds for several UTM zones, and across the antimeridian.
+    """
+    own = pyproj.CRS.from_user_input(detections.crs)
+    if own.is_projected:
+        return own
+    xyz = []
+    for layer in (layer for group in groups for layer in group.layers if layer.frames and len(layer.points)):
+        project = pyproj.Transformer.from_crs(pyproj.CRS.from_user_input(layer.crs), "OGC:CRS84", always_xy=True)
+        lon, lat = np.radians(np.stack(project.transform(*layer.points.T)))
+        here = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+        xyz.append(here[:, np.isfinite(here).all(axis=0)].mean(axis=1))
+    x, y, z = np.mean(xyz, axis=0) if xyz else (1.0, 0.0, 0.0)
+    lon, lat = round(float(np.degrees(np.arctan2(y, x))), 2), round(float(np.degrees(np.arctan2(z, np.hypot(x, y)))), 2)
+    text = f"+proj=laea +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m +type=crs"
+    named = pyproj.CRS.from_user_input(text).to_json_dict() | {"name": f"Equal area about {lat:g}, {lon:g}"}
+    return pyproj.CRS.from_json_dict(named)
 
 
-def _colours(file: Any, bands: Sequence[int]) -> str:
-    """A scene in natural colours, each band stretched between its percentiles."""
-    stretched = ""
-    for name, band in zip(("red", "green", "blue"), bands, strict=True):
-        low, high = _percentiles(file, band)
-        stretched += (
-            f"<{name}ContrastEnhancement><minValue>{low:g}</minValue><maxValue>{high:g}</maxValue>"
-            f"<algorithm>StretchToMinimumMaximum</algorithm></{name}ContrastEnhancement>"
-        )
-    red, green, blue = bands
-    return (
-        f'<pipe><rasterrenderer type="multibandcolor" redBand="{red}" greenBand="{green}" blueBand="{blue}" '
-        f'alphaBand="-1" opacity="1">{stretched}</rasterrenderer>'
-        '<rasterresampler zoomedInResampler="cubic" zoomedOutResampler="bilinear" maxOversampling="2"/></pipe>'
-    )
+def _lines(detections: gpd.GeoDataFrame, provenance: Mapping[str, Any], more: Companions) -> list[str]:
+    """The title block's second line."""
+    dates = sorted(str(day) for day in detections["date"].dropna()) if len(detections) else []
+    dates = dates or [str(provenance[key]) for key in ("first_date", "last_date") if provenance.get(key)]
+    models = sorted(set(detections["model_id"])) if len(detections) else []
+    calibrated = bool(len(detections)) and bool(detections["calibrated"].all())
+    lines = [
+        f"{len(detections):,} detections, shown from a confidence of [% round(100 * to_real(@min_confidence)) %] %",
+        "confidence is calibrated" if calibrated else "confidence is a score, not a probability",
+    ]
+    if dates:
+        lines.append(f"images of {dates[0]}" if dates[0] == dates[-1] else f"images {dates[0]} to {dates[-1]}")
+    if models:
+        lines.append("model " + ", ".join(models[:2]) + (" and others" if len(models) > 2 else ""))
+    return [*lines, *more.facts]
 
 
-def _percentiles(file: Any, band: int) -> tuple[float, float]:
-    scale = max(file.shape) / 512
-    shape = tuple(max(1, round(side / max(scale, 1))) for side in file.shape)
-    pixels = file.read(band, out_shape=shape, masked=True, resampling=Resampling.nearest).compressed()
-    pixels = pixels[np.isfinite(pixels) & (pixels != 0)]
-    if not len(pixels):
-        return 0.0, 1.0
-    low, high = np.percentile(pixels, _CUT)
-    return float(low), float(max(high, low + 1e-6))
+def _themes(groups: Sequence[Group]) -> list[Theme]:
+    """Choices of layers that QGIS offers under the eye."""
+    by_group = {group.name: [layer.key for layer in group.layers] for group in groups}
+    imagery, sites, run = by_group.get("Imagery", []), by_group["Sites"], by_group.get("Run", [])
+    visible = [layer.key for group in groups for layer in group.layers if layer.visible]
+    themes = [Theme("Overview", visible, "Map (A4)"), Theme("Detections", [*sites, *imagery])]
+    for name, title, under, layout in (
+        ("Review", "Review", sites, None),
+        ("Change", "Change", [], "Change (A4)"),
+        ("Scores", "Scores", [], None),
+        ("Run", "Progress of the run", sites, None),
+        ("Counts by area", "Counts", [key for key in run if "area" in key], "Counts (A4)"),
+    ):
+        if by_group.get(name):
+            themes.append(Theme(title, [*by_group[name], *under, *imagery], layout))
+    return [*themes, Theme("Everything", [key for keys in by_group.values() for key in keys])]
 
 
-# ---------------------------------------------------------------- the project file
+def _span(changes: gpd.GeoDataFrame | None) -> tuple[str, str] | None:
+    """First and last day of a history."""
+    if changes is None or not len(changes):
+        return None
+    names = [name for name in ("first_seen", "last_seen", "first_seen_after", "gone_by") if name in changes]
+    days = sorted(str(pd.Timestamp(str(day)).date()) for name in names for day in changes[name].dropna())
+    return days[0], days[-1]
 
 
-def _project(groups: Mapping[str, Sequence[Layer]], title: str) -> str:
-    layers = [layer for members in groups.values() for layer in members]
-    crs = layers[0].crs
-    tree = "".join(_group(name, members) for name, members in groups.items() if members)
-    order = "".join(f'<layer id="{layer.key}"/>' for layer in layers)
-    return (
-        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-        f'<qgis projectname={quoteattr(title)} version="3.22.16-Białowieża">\n'
-        f"<title>{escape(title)}</title>\n"
-        f"<projectCrs>{_srs(crs)}</projectCrs>\n"
-        f"<layer-tree-group><customproperties/>{tree}</layer-tree-group>\n"
-        f'<mapcanvas name="theMapCanvas" annotationsVisible="1"><units>meters</units>{_extent(layers, crs)}'
-        f"<rotation>0</rotation><destinationsrs>{_srs(crs)}</destinationsrs></mapcanvas>\n"
-        f"<projectlayers>{''.join(map(_map_layer, layers))}</projectlayers>\n"
-        f"<layerorder>{order}</layerorder>\n"
-        f"<projectMetadata><title>{escape(title)}</title><abstract>{escape(STATEMENT)}</abstract></projectMetadata>\n"
-        '<properties><Paths><Absolute type="bool">false</Absolute></Paths><SpatialRefSys>'
-        f'<ProjectCrs type="QString">{_authid(crs)}</ProjectCrs>'
-        '<ProjectionsEnabled type="int">1</ProjectionsEnabled></SpatialRefSys></properties>\n'
-        "</qgis>\n"
-    )
+def _readme(title: str, min_confidence: float, groups: Sequence[Group]) -> str:
+    layers = "".join(f"  {group.name}: {', '.join(layer.name for layer in group.layers[:4])}\n" for group in groups)
+    text = f"""{title}
+{"=" * len(title)}
+
+Open project.qgz with QGIS (3.22 or later). All files lie in this folder and are named relatively: move it,
+rename it, zip it as a whole.
+
+LAYERS
+{layers}
+SHOWING ONLY WHAT IS SURE
+  Project > Properties > Variables > min_confidence (now {min_confidence:g}): detections below it are hidden on the map,
+  in labels and in print. 0 shows all of them. Or untick grades in the legend of the layer.
+  The eye above the list of layers offers choices: Overview, Detections, Scores, ...
+
+CHANGE
+  The layer "Change between dates" follows QGIS's temporal controller (the clock): each site shows while it was there.
+
+PRINT
+  Project > Layouts: Map (A4), and one for counts and change where there are some.
+
+KEEP IT SAFE
+  {STATEMENT}
+  This folder holds precise places. Do not publish it; `geoslave release` makes what can be public.
+"""
+    return text if any(group.name == "Change" and group.layers for group in groups) else _without(text, "CHANGE")
 
 
-def _group(name: str, layers: Sequence[Layer]) -> str:
-    inside = "".join(
-        f'<layer-tree-layer id="{layer.key}" name={quoteattr(layer.name)} source={quoteattr(layer.source)} '
-        f'providerKey="{_provider(layer)}" checked="Qt::Checked" expanded="1"/>'
-        for layer in layers
-    )
-    return f'<layer-tree-group name="{name}" checked="Qt::Checked" expanded="1">{inside}</layer-tree-group>'
-
-
-def _map_layer(layer: Layer) -> str:
-    geometry = ' geometry="Polygon" wkbType="Polygon"' if layer.kind == "vector" else ""
-    return (
-        f'<maplayer type="{layer.kind}"{geometry} autoRefreshEnabled="0" hasScaleBasedVisibilityFlag="0">'
-        f"<id>{layer.key}</id><datasource>{escape(layer.source)}</datasource>"
-        f"<layername>{escape(layer.name)}</layername><srs>{_srs(layer.crs)}</srs>"
-        f'<provider encoding="UTF-8">{_provider(layer)}</provider>{layer.style}</maplayer>\n'
-    )
-
-
-def _provider(layer: Layer) -> str:
-    return "ogr" if layer.kind == "vector" else "gdal"
-
-
-def _srs(crs: Any) -> str:
-    known = pyproj.CRS.from_user_input(crs)
-    return (
-        f'<spatialrefsys nativeFormat="Wkt"><wkt>{escape(known.to_wkt())}</wkt>'
-        f"<authid>{_authid(crs)}</authid><description>{escape(known.name)}</description></spatialrefsys>"
-    )
-
-
-def _authid(crs: Any) -> str:
-    authority = pyproj.CRS.from_user_input(crs).to_authority()
-    return ":".join(authority) if authority else ""
-
-
-def _extent(layers: Sequence[Layer], crs: Any) -> str:
-    """Everything, with a margin, in the project's CRS."""
-    boxes = [
-        transform_bounds(
-            pyproj.CRS.from_user_input(layer.crs).to_wkt(), pyproj.CRS.from_user_input(crs).to_wkt(), *layer.bounds
-        )
-        for layer in layers
-        if layer.bounds != (0.0, 0.0, 0.0, 0.0)
-    ] or [(0.0, 0.0, 1.0, 1.0)]
-    west, south = (min(box[k] for box in boxes) for k in (0, 1))
-    east, north = (max(box[k] for box in boxes) for k in (2, 3))
-    x, y = (east - west) * 0.05, (north - south) * 0.05
-    corners = {"xmin": west - x, "ymin": south - y, "xmax": east + x, "ymax": north + y}
-    return f"<extent>{''.join(f'<{name}>{value}</{name}>' for name, value in corners.items())}</extent>"
-
-
-def _inside(qml: str) -> str:
-    """What stands within a style's outermost element."""
-    found = re.search(r"<qgis[^>]*>(.*)</qgis>", qml, re.S)
-    assert found is not None
-    return found[1]
+def _without(text: str, section: str) -> str:
+    return re.sub(rf"{section}\n(?:  .*\n)+\n", "", text)
 
 
 def _write_qgz(path: Path, project: str) -> None:

@@ -29,20 +29,12 @@ from pyproj import Geod, Transformer
 from rasterio.windows import Window
 
 from geoslave.errors import OutputError
+from geoslave.imagery.grades import Colour, confidence_colour
 from geoslave.imagery.raster import Raster, Source, window_geobox
 
-Colour = tuple[int, int, int]
 Points = NDArray[np.float64]
 Kind = Literal["detections", "truth"]
 
-RAMP: tuple[tuple[float, Colour], ...] = (
-    (0.0, (255, 250, 205)),
-    (0.35, (255, 214, 92)),
-    (0.6, (255, 140, 40)),
-    (0.85, (240, 50, 40)),
-    (1.0, (214, 0, 62)),
-)
-"""Confidence -> colour, linear between the stops."""
 TRUTH: Colour = (70, 214, 255)
 _CASING: Colour = (18, 22, 28)
 _PAPER, _INK, _GREY, _RULE = (252, 252, 250), (26, 30, 36), (104, 110, 118), (214, 214, 208)
@@ -226,6 +218,11 @@ def draw_view(
     return picture, affine @ affine.scale(window.width / side, window.height / side)
 
 
+def natural_colours(raster: Raster, bands: Sequence[int]) -> NDArray[np.uint8]:
+    """Pixels for a screen [y, x, 3], dark and bright as in every picture; `bands` as of `draw_place`."""
+    return _display(raster, bands, _stretch(raster, bands))
+
+
 def draw_key(page: Image.Image, x: float, y: int, kind: Kind, text: str) -> None:
     """An entry of a legend: how outlines of a kind are drawn, with what they are."""
     _draw_entry(page, x, y, Layer(gpd.GeoDataFrame(geometry=[], crs=4326), text, kind), text)
@@ -259,14 +256,6 @@ def save_png(image: Image.Image, path: str | Path) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def confidence_colour(confidence: float) -> Colour:
-    """The colour of a confidence on `RAMP`."""
-    stops = [stop for stop, _ in RAMP]
-    channels = zip(*(colour for _, colour in RAMP), strict=True)
-    red, green, blue = (round(float(np.interp(confidence, stops, channel))) for channel in channels)
-    return red, green, blue
 
 
 def scale_bar(metres_per_pixel: float, longest_px: float) -> tuple[float, str]:

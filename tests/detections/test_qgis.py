@@ -17,6 +17,7 @@ from affine import Affine
 from PIL import Image
 
 from geoslave.detections import export, measure, qgis, schema
+from geoslave.imagery.preview import confidence_colour
 
 PYTHON = "/usr/bin/python3"
 CENTRES = [(500_000.0 + 400 * i, 3_000_000.0) for i in range(5)]
@@ -125,8 +126,8 @@ def test_the_style_loads_by_itself_and_shows_the_grades(
     source = Path(f"{path}|layername=detections") if ending == ".gpkg" else path
     told, picture = show(qgis_python, source, tmp_path / "picture.png", background=background)
     assert told["valid"] and told["count"] == 5
-    assert (told["renderer"], told["attribute"]) == ("graduatedSymbol", "confidence")
-    assert told["labels"][-1] == "0.8 – 1.0 (most confident)"
+    assert told["renderer"] == "graduatedSymbol" and "confidence" in told["attribute"]
+    assert told["labels"][-1] == "80 – 100 % (most confident)"
     assert told["aliases"]["confidence"] == "Confidence"
     assert told["aliases"]["area_m2"] == "Area (m²)"
     assert "indicator, not evidence" in told["tip"] and "confidence" in told["display"]
@@ -167,6 +168,11 @@ def test_scores_are_drawn_with_a_ramp_and_nodata_is_clear(qgis_python: str, tmp_
     assert np.abs(picture[200, 1800] - clear).max() <= 2, "missing imagery is clear"
     assert picture[200, 1400, 0] > 180 and picture[200, 1400, 2] < 90, "a full score is yellow"
     assert picture[200, 1000, 1] > picture[200, 1000, 0] + 40, "a middling score is green"
+
+
+def test_pictures_and_qgis_show_a_confidence_alike() -> None:
+    for grade in qgis.GRADES:
+        assert confidence_colour((grade.low + grade.high) / 2) == grade.colour
 
 
 def test_the_most_confident_can_be_told_without_colours() -> None:

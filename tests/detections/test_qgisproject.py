@@ -19,6 +19,7 @@ from PIL import Image
 from geoslave.detections.export import read_detections, write_detections
 from geoslave.detections.qgisproject import write_project
 from geoslave.errors import OutputError
+from geoslave.imagery.grades import GRADES
 from tests.detections.test_qgis import five_detections, qgis_python  # noqa: F401
 
 SCRIPT = """
@@ -105,7 +106,7 @@ def test_a_moved_folder_opens_with_every_layer_valid_and_drawn(qgis_python: str,
     assert left[1] > left[0] - 40 and left[1] < 140, "no score: the scene shows"
     assert right[0] > 180 and right[1] > 180, "a full score lies over it"
     pink = picture[:, 1640:1760]
-    assert (np.abs(pink - (255, 30, 140)).sum(axis=2) < 90).any(), "the most confident is drawn"
+    assert (np.abs(pink - GRADES[-1].colour).sum(axis=2) < 90).any(), "the most confident is drawn"
 
 
 def test_the_project_names_no_place_of_this_machine(tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_export_makes_a_project_of_what_is_confident(tmp_path: Path, run: Callab
     assert len(read_detections(tmp_path / "map" / "detections.gpkg")) == 3
     assert {path.name for path in (tmp_path / "map").iterdir()} == {
         "project.qgz",
+        "README.txt",
         "detections.gpkg",
         "scores",
         "imagery",

@@ -1,0 +1,209 @@
+"""Rasters for a folder that is handed over: copies, pictures of scenes, and mosaics with relative paths."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+
+from geoslave.errors import OutputError, SceneError
+from geoslave.imagery.geotiff import gdal_environment
+from geoslave.imagery.preview import natural_colours
+from geoslave.imagery.raster import Raster
+
+PLAIN_SIDE = 2048
+"""Pixels; a larger copy gets overviews, if it has none."""
+_COLOURS = {"red": {"red", "b4", "b04"}, "green": {"green", "b3", "b03"}, "blue": {"blue", "b2", "b02"}}
+"""Words in bands' descriptions."""
+_CUT = (2, 98)
+"""Percentiles of a scene's bands that become black and white."""
+
+
+def copy_rasters(paths: Sequence[Path], into: Path) -> list[Path]:
+    """Copies of rasters under names that differ; what refers to other files (a VRT) or pans slowly is rewritten.
+
+    Raises:
+        SceneError: if one is missing or no raster.
+    """
+    copies = []
+    for path in paths:
+        if not path.is_file():
+            raise SceneError(f"{path} is not there: check the name")
+        into.mkdir(exist_ok=True)
+        with opened(path) as file:
+            whole = file.driver == "GTiff" and (bool(file.overviews(1)) or max(file.shape) <= PLAIN_SIDE)
+        copy = free_name(into, path.stem, path.suffix if whole else ".tif")
+        if whole:
+            shutil.copyfile(path, copy)
+        else:
+            _write_cog(path, copy, compress="DEFLATE")
+        copies.append(copy)
+    return copies
+
+
+def write_picture(raster: Raster, names: Sequence[str], path: Path) -> Path:
+    """A scene in natural colours as a small cloud-optimized GeoTIFF, clear where nothing was seen.
+
+    Args:
+        names: of the raster's bands; without red, green and blue the first is shown in grey.
+    """
+    chosen = [names.index(name) if name in names else -1 for name in ("red", "green", "blue")]
+    pixels = np.moveaxis(natural_colours(raster, chosen if min(chosen) >= 0 else (0,)), -1, 0)
+    rows, cols = raster.valid.shape
+    profile = {
+        "driver": "GTiff", "height": rows, "width": cols, "count": 3, "dtype": "uint8", "crs": str(raster.geobox.crs),
+        "transform": raster.geobox.affine, "photometric": "RGB", "tiled": True,
+    }  # fmt: skip
+    path.parent.mkdir(exist_ok=True)
+    with gdal_environment(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(pixels)
+            file.write_mask(np.where(raster.valid, 255, 0).astype(np.uint8))
+        with memory.open() as file:
+            _write_cog(file, path, compress="JPEG", quality="88")
+    return path
+
+
+def write_mosaic(paths: Sequence[Path], path: Path) -> Path:
+    """Rasters of one CRS and one kind as one layer: a VRT beside their folder that names them relatively."""
+    facts = []
+    for part in paths:
+        with rasterio.open(part) as file:
+            facts.append((part, file.shape, file.transform, file.count, file.nodata, file.descriptions))
+            crs, dtype, masked = file.crs, file.dtypes[0], file.nodata is None
+    size = min(abs(transform.a) for _, _, transform, *_ in facts)
+    west = min(transform.c for _, _, transform, *_ in facts)
+    north = max(transform.f for _, _, transform, *_ in facts)
+    east = max(t.c + t.a * shape[1] for _, shape, t, *_ in facts)
+    south = min(t.f + t.e * shape[0] for _, shape, t, *_ in facts)
+    width, height = round((east - west) / size), round((north - south) / size)
+    count, nodata, titles = facts[0][3], facts[0][4], facts[0][5]
+
+    def sources(band: str, tag: str) -> str:
+        inside = ""
+        for part, shape, transform, *_ in facts:
+            name = escape(part.relative_to(path.parent).as_posix())
+            x, y = (transform.c - west) / size, (north - transform.f) / size
+            w, h = shape[1] * transform.a / size, shape[0] * -transform.e / size
+            missing = "" if nodata is None or tag == "SimpleSource" else f"<NODATA>{nodata:g}</NODATA>"
+            through = "<UseMaskBand>true</UseMaskBand>" if tag == "ComplexSource" and masked else ""
+            inside += (
+                f'<{tag}><SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>{band}</SourceBand>'
+                f'<SrcRect xOff="0" yOff="0" xSize="{shape[1]}" ySize="{shape[0]}"/>'
+                f'<DstRect xOff="{x:.6f}" yOff="{y:.6f}" xSize="{w:.6f}" ySize="{h:.6f}"/>{through}{missing}</{tag}>'
+            )
+        return inside
+
+    colours = ("Red", "Green", "Blue") if count == 3 and masked else ("Gray",) * count
+    bands = "".join(
+        f'<VRTRasterBand dataType="{_GDAL_TYPES[dtype]}" band="{k}">'
+        + ("" if nodata is None else f"<NoDataValue>{nodata:g}</NoDataValue>")
+        + f"<Description>{escape(titles[k - 1] or '')}</Description><ColorInterp>{colours[k - 1]}</ColorInterp>"
+        + sources(str(k), "ComplexSource")
+        + "</VRTRasterBand>"
+        for k in range(1, count + 1)
+    )
+    mask = (
+        f'<MaskBand><VRTRasterBand dataType="Byte">{sources("mask,1", "SimpleSource")}</VRTRasterBand></MaskBand>'
+        if masked
+        else ""
+    )
+    path.write_text(
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(crs.to_wkt())}</SRS>'
+        f"<GeoTransform>{west!r}, {size!r}, 0, {north!r}, 0, {-size!r}</GeoTransform>{bands}{mask}</VRTDataset>\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+_GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
+
+
+def free_name(folder: Path, stem: str, suffix: str) -> Path:
+    """A path in a folder that is not taken."""
+    path, number = folder / f"{stem}{suffix}", 2
+    while path.exists():
+        path = folder / f"{stem}-{number}{suffix}"
+        number += 1
+    return path
+
+
+def opened(path: Path) -> Any:
+    """A raster that has a place on earth.
+
+    Raises:
+        SceneError: if it cannot be read or has no CRS.
+    """
+    try:
+        file = rasterio.open(path)
+    except rasterio.errors.RasterioError as error:
+        raise SceneError(f"{path.name} cannot be read as a raster ({error}): check the file") from error
+    if file.crs is None:
+        file.close()
+        raise SceneError(f"{path.name} has no CRS: QGIS could not place it, add one with gdal_edit.py -a_srs")
+    return file
+
+
+def scene_style(file: Any, ready: bool = False) -> str:
+    """How QGIS shows an open scene (the inside of a QML): natural colours, bands stretched between percentiles.
+
+    Args:
+        ready: values are those of a screen (`write_picture`): nothing is stretched.
+    """
+    bands = _colour_bands(file)
+    stretched = ""
+    for name, band in zip(("red", "green", "blue"), bands, strict=True):
+        low, high = (0.0, 255.0) if ready else _percentiles(file, band)
+        stretched += (
+            f"<{name}ContrastEnhancement><minValue>{low:g}</minValue><maxValue>{high:g}</maxValue>"
+            f"<algorithm>StretchToMinimumMaximum</algorithm></{name}ContrastEnhancement>"
+        )
+    red, green, blue = bands
+    return (
+        f'<pipe><rasterrenderer type="multibandcolor" redBand="{red}" greenBand="{green}" blueBand="{blue}" '
+        f'alphaBand="-1" opacity="1">{stretched}</rasterrenderer>'
+        '<rasterresampler zoomedInResampler="cubic" zoomedOutResampler="bilinear" maxOversampling="2"/></pipe>'
+    )
+
+
+def _colour_bands(file: Any) -> tuple[int, int, int]:
+    """Band numbers of red, green and blue, as the file says; else the first band as grey."""
+    said = [kind.name for kind in file.colorinterp]
+    titles = [str(title or "").lower() for title in file.descriptions]
+    found = []
+    for name, codes in _COLOURS.items():
+        by_title = [i for i, title in enumerate(titles) if codes & set(re.split(r"[^a-z0-9]+", title))]
+        where = [i for i, kind in enumerate(said) if kind == name] or by_title
+        found.append(where[0] + 1 if where else 0)
+    red, green, blue = found if all(found) else (1, 1, 1)
+    return red, green, blue
+
+
+def _percentiles(file: Any, band: int) -> tuple[float, float]:
+    scale = max(file.shape) / 512
+    shape = tuple(max(1, round(side / max(scale, 1))) for side in file.shape)
+    pixels = file.read(band, out_shape=shape, masked=True, resampling=Resampling.nearest).compressed()
+    pixels = pixels[np.isfinite(pixels) & (pixels != 0)]
+    if not len(pixels):
+        return 0.0, 1.0
+    low, high = np.percentile(pixels, _CUT)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _write_cog(source: Any, path: Path, **options: str) -> None:
+    with gdal_environment():
+        try:
+            rasterio.shutil.copy(
+                source, path, driver="COG", blocksize=512, bigtiff="IF_SAFER", overview_resampling="AVERAGE", **options
+            )
+        except (rasterio.errors.RasterioError, OSError) as error:
+            raise OutputError(f"{path.name} cannot be written ({error}): is the disk full? free some space") from error

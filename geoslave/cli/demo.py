@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ from geoslave.cli.common import PATH, answer, example, json_option, overwrite_op
 def command(out: Path, seed: int, size: int, model: str, overwrite: bool, as_json: bool) -> None:
     """Show the whole path on a rendered scene with known kilns, with nothing to download.
 
-    Leaves the scene, its chips, the score map, the detections in two formats and a picture.
+    Leaves the scene, its chips, the score map, the detections in two formats, a picture, a count and its report.
     The scene is SYNTHETIC: how well the model does on it says little about real imagery.
     """
     from geoslave.demo import run_demo
@@ -32,7 +33,7 @@ def command(out: Path, seed: int, size: int, model: str, overwrite: bool, as_jso
     answer(as_json, facts, _lines(out, result.title, facts))
 
 
-def _lines(out: Path, title: str, facts: dict[str, object]) -> list[str]:
+def _lines(out: Path, title: str, facts: dict[str, Any]) -> list[str]:
     return [
         f"SYNTHETIC SCENE: {facts['area_km2']:,.0f} km2 of rendered landscape with {facts['n_sites']} brick kilns.",
         f"Looked at by {facts['model_id']}: {title}.",
@@ -42,9 +43,11 @@ def _lines(out: Path, title: str, facts: dict[str, object]) -> list[str]:
         f"  recall    {_rate(facts, 'recall')}",
         "  (against the known truth of the rendered scene; the model has trained on scenes rendered the",
         "   same way, so figures for real imagery are on its card:  geoslave models show kiln-s2)",
+        f"  {_count(facts)}",
         "",
         f"In {out}/ :",
         "  demo.png             the picture: look at this first",
+        "  report.html          the count with its interval, methods and limits, as for a paper",
         "  detections.gpkg      opens in QGIS with its style",
         "  detections.geojson   longitude and latitude, for web maps",
         "  scores.tif           the model's score for every pixel (COG)",
@@ -60,8 +63,14 @@ def _lines(out: Path, title: str, facts: dict[str, object]) -> list[str]:
     ]
 
 
-def _rate(facts: dict[str, object], name: str) -> str:
+def _rate(facts: dict[str, Any], name: str) -> str:
     value, low, high = (facts[name + end] for end in ("", "_low", "_high"))
     if value is None:
         return "not defined: nothing was found"
     return f"{value:.2f}" if low is None else f"{value:.2f}  (95 % interval {low:.2f} to {high:.2f})"
+
+
+def _count(facts: dict[str, Any]) -> str:
+    count = facts["count"]
+    figure, low, high = (f"{count[name]:,.0f}" for name in ("value", "low", "high"))
+    return f"counted from {count['n_reviewed']} reviewed tiles: {figure} kilns  [{low}, {high}]"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import PATH, answer, example, json_option, overwrite_option
+from geoslave.cli.estimate_files import read_layer, write_layer
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -32,11 +33,21 @@ def command() -> None:
 @click.option("--near", multiple=True, metavar="NAME=FILE", help="Features to measure to, any vector layer.")
 @click.option("--rules", multiple=True, type=PATH, help="Siting rules (configs/rules/*.yaml); may be given again.")
 @click.option(
-    "--cluster-distance", type=click.FloatRange(1, 100_000), default=2000.0, show_default=True, metavar="METRES"
+    "--cluster-distance",
+    type=click.FloatRange(1, 100_000),
+    default=2000.0,
+    show_default=True,
+    metavar="METRES",
+    help="Sites so close belong to one cluster.",
 )
 @click.option("--cluster-least", type=click.IntRange(2), default=5, show_default=True, help="Sites that make a core.")
 @click.option(
-    "--max-distance", type=click.FloatRange(1, 1_000_000), default=50_000.0, show_default=True, metavar="METRES"
+    "--max-distance",
+    type=click.FloatRange(1, 1_000_000),
+    default=50_000.0,
+    show_default=True,
+    metavar="METRES",
+    help="Nothing farther away is looked for.",
 )
 @click.option("--out", type=PATH, required=True, help="The layer with more columns: .gpkg, .geojson, .fgb or .parquet.")
 @overwrite_option
@@ -56,16 +67,14 @@ def enrich_command(
 
     A rule broken on a map is a question, not a verdict: the site may be older than the rule or the school.
     """
-    from geoslave.cli.estimate import _layer
-    from geoslave.cli.estimate_change import _write_layer
     from geoslave.detections.context import enrich, read_rules, summary
     from geoslave.files import refuse_existing
 
     refuse_existing(out, overwrite)
     books = [read_rules(path) for path in rules]
-    around = {name: _layer(path) for name, path in _named(near).items()}
-    enriched = enrich(_layer(layer), around, books, cluster_distance, cluster_least, max_distance)
-    _write_layer(_plain(enriched), out, overwrite)
+    around = {name: read_layer(path) for name, path in _named(near).items()}
+    enriched = enrich(read_layer(layer), around, books, cluster_distance, cluster_least, max_distance)
+    write_layer(_plain(enriched), out, overwrite)
     facts = {**summary(enriched, books), "out": str(out)}
     answer(as_json, facts, _lines(facts))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import DISTANCE, PATH, SHARE, answer, example, json_option, note, overwrite_option
+from geoslave.cli.estimate_files import made_from, read_layer, write_layer
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
     from geoslave.detections.change import Epoch, Observed
     from geoslave.estimate.change import Change, Rate
-    from geoslave.estimate.result import Estimate
 
 MEANINGS = {
     "persisted": "seen at the last date, and not new",
@@ -38,12 +37,23 @@ MEANINGS = {
 @click.argument("layers", nargs=-1, required=True, type=PATH, metavar="A B [C...]")
 @click.option("--date", "dates", multiple=True, metavar="YYYY-MM-DD", help="One a layer. [default: their column date]")
 @click.option("--observed", multiple=True, type=PATH, help="One a layer: polygons, or a raster valid where was seen.")
-@click.option("--recall", multiple=True, metavar="R[,LOW,HIGH]", help="Of the detector: once, or one a layer.")
+@click.option(
+    "--recall", multiple=True, metavar="R[,LOW,HIGH]", help="Of the detector: once, or one a layer; or a count's .json."
+)
 @click.option("--precision", multiple=True, metavar="P[,LOW,HIGH]", help="Likewise. [default: 1, layers were reviewed]")
 @click.option("--min-confidence", type=SHARE, default=0.0, help="Leave out detections below.")
-@click.option("--distance", "max_distance_m", type=DISTANCE, default=50.0, show_default=True, metavar="METRES")
-@click.option("--iou", "min_iou", type=SHARE, default=0.1, show_default=True)
+@click.option(
+    "--distance",
+    "max_distance_m",
+    type=DISTANCE,
+    default=50.0,
+    show_default=True,
+    metavar="METRES",
+    help="Detections of two dates so close are one site.",
+)
+@click.option("--iou", "min_iou", type=SHARE, default=0.1, show_default=True, help="So are those that overlap so much.")
 @click.option("--out", type=PATH, help="Every site with its history: .gpkg, .geojson, .fgb or .parquet.")
+@click.option("--counts", type=PATH, help="The figures as JSON with their provenance, for geoslave estimate report.")
 @click.option("--plot", type=PATH, help="A chart of the counts over time (.png); needs --recall.")
 @overwrite_option
 @json_option
@@ -57,6 +67,7 @@ def command(
     max_distance_m: float,
     min_iou: float,
     out: Path | None,
+    counts: Path | None,
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -68,26 +79,40 @@ def command(
     intervals. Use images of the same season: kilns stop in the monsoon.
     """
     from geoslave.detections.change import LEAST_ABSENCES, absences_needed, follow
+    from geoslave.estimate.record import write_record
     from geoslave.files import refuse_existing
 
     _check_usage(layers, dates, observed, recall, precision, plot)
-    for path in (out, plot):
+    for path in (out, counts, plot):
         if path is not None:
             refuse_existing(path, overwrite)
     epochs = _epochs(layers, dates, observed, min_confidence)
-    recalls, precisions = _rates(recall, len(layers)), _rates(precision or ("1",), len(layers))
+    recalls, precisions = _rates(recall, len(layers), "recall"), _rates(precision or ("1",), len(layers), "precision")
     least = min((rate.value for rate in recalls), default=None)
     sites = follow(epochs, max_distance_m, min_iou, least)
     facts: dict[str, Any] = {
+        "kind": "change",
         "n_sites": len(sites),
         "absences_needed": LEAST_ABSENCES if least is None else absences_needed(least),
         "status": {name: int((sites["status"] == name).sum()) for name in MEANINGS},
         "series": _series(epochs, sites, recalls, precisions),
         "changes": _changes(epochs, sites, recalls, precisions),
         "out": None if out is None else str(out),
-    }
+        "provenance": made_from(
+            [*((f"layer of {epoch.date}", path) for epoch, path in zip(epochs, layers, strict=True)),
+             *(("observed", path) for path in observed)],
+            method="sites matched one to one, at most so far apart or overlapping",
+            max_distance_m=max_distance_m,
+            min_iou=min_iou,
+            min_confidence=min_confidence,
+            recall=list(recall),
+            precision=list(precision),
+        ),
+    }  # fmt: skip
     if out is not None:
-        _write_layer(sites, out, overwrite)
+        write_layer(sites, out, overwrite)
+    if counts is not None:
+        write_record(counts, {**facts, "out": None if out is None else out.name}, overwrite=overwrite)
     if plot is not None:
         _draw(plot, facts["series"], overwrite)
     answer(as_json, facts, _lines(facts))
@@ -115,30 +140,45 @@ def _check_usage(
         raise click.UsageError("--plot needs --recall: bare detections over time show the detector, not the sites")
 
 
-def _rates(given: tuple[str, ...], n: int) -> list[Rate]:
+def _rates(given: tuple[str, ...], n: int, name: str) -> list[Rate]:
+    rates = [_rate_of(Path(text), name) if text.endswith(".json") else _rate(text) for text in given]
+    return rates * n if len(rates) == 1 else rates
+
+
+def _rate(text: str) -> Rate:
     from geoslave.estimate.change import Rate
 
-    rates = []
-    for text in given:
-        try:
-            parts = [float(part) for part in text.split(",")]
-        except ValueError:
-            parts = []
-        if len(parts) not in (1, 3):
-            raise click.UsageError(f"'{text}' is no rate: write 0.85, or 0.85,0.80,0.90 with its interval")
-        rates.append(Rate(*(parts if len(parts) == 3 else parts * 3)))
-    return rates * n if len(rates) == 1 else rates
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 3):
+        raise click.UsageError(f"'{text}' is no rate: write 0.85, or 0.85,0.80,0.90 with its interval, or a .json")
+    return Rate(*(parts if len(parts) == 3 else parts * 3))
+
+
+def _rate_of(path: Path, name: str) -> Rate:
+    """Recall or precision as `geoslave estimate count --rates --out` measured it."""
+    from geoslave.errors import EstimateError
+    from geoslave.estimate.change import Rate
+    from geoslave.estimate.record import read_record
+
+    told = read_record(path).get(name)
+    if not isinstance(told, dict):
+        raise EstimateError(
+            f"{path} has no {name}: make it with  geoslave estimate count ... --rates --out {path.name}"
+        )
+    return Rate(told["value"], told["low"], told["high"])
 
 
 def _epochs(
     layers: tuple[Path, ...], dates: tuple[str, ...], observed: tuple[Path, ...], min_confidence: float
 ) -> list[Epoch]:
-    from geoslave.cli.estimate import _layer
     from geoslave.detections.change import Epoch
 
     epochs = []
     for k, path in enumerate(layers):
-        table = _layer(path, empty=True)
+        table = read_layer(path, empty=True)
         if "confidence" in table:
             table = table[table["confidence"] >= min_confidence]
         when = _date(dates[k] if dates else None, table, path)
@@ -164,10 +204,8 @@ def _observed(path: Path) -> Observed:
     import numpy as np
     import shapely
 
-    from geoslave.cli.estimate import _layer
-
     if path.suffix.lower() not in (".tif", ".tiff", ".vrt"):
-        ground = shapely.union_all(_layer(path).geometry.to_crs(4326).to_numpy())
+        ground = shapely.union_all(read_layer(path).geometry.to_crs(4326).to_numpy())
         shapely.prepare(ground)
         return lambda points: np.asarray(shapely.covers(ground, points), bool)
 
@@ -198,7 +236,7 @@ def _series(
             "unobservable": int((state == "U").sum()),
         }
         if recalls:
-            row["sites"] = _facts(corrected_count(row["found"], recalls[k], precisions[k]))
+            row["sites"] = corrected_count(row["found"], recalls[k], precisions[k]).to_dict()
         series.append(row)
     return series
 
@@ -225,28 +263,9 @@ def _changes(
             change: Change = corrected_change(
                 n_a, n_b, both, recalls[k], recalls[k + 1], precisions[k], precisions[k + 1]
             )
-            row |= {name: _facts(getattr(change, name)) for name in ("persisted", "closed", "opened", "net")}
+            row |= {name: getattr(change, name).to_dict() for name in ("persisted", "closed", "opened", "net")}
         changes.append(row)
     return changes
-
-
-def _facts(estimate: Estimate) -> dict[str, Any]:
-    return asdict(estimate)
-
-
-def _write_layer(sites: gpd.GeoDataFrame, out: Path, overwrite: bool) -> None:
-    from geoslave.errors import OutputError
-    from geoslave.files import atomic_file
-
-    drivers = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
-    ending = out.suffix.lower()
-    if ending not in (*drivers, ".parquet"):
-        raise OutputError(f"{out}: '{ending}' is no format for sites: use .gpkg, .geojson, .fgb or .parquet")
-    with atomic_file(out, overwrite=overwrite) as draft:
-        if ending == ".parquet":
-            sites.to_parquet(draft)
-        else:
-            sites.to_file(draft, driver=drivers[ending], engine="pyogrio", layer="sites")
 
 
 def _draw(plot: Path, series: list[dict[str, Any]], overwrite: bool) -> None:

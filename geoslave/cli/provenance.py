@@ -15,6 +15,7 @@ from geoslave.cli.common import PATH, answer, example, json_option
     epilog=example(
         "geoslave provenance kilns.gpkg",
         "geoslave provenance 3f9a0c5d2b7e4a18 --in kilns.gpkg",
+        "geoslave provenance count.json",
         "geoslave provenance bihar-2026 --log release-log.jsonl",
     ),
 )
@@ -27,8 +28,8 @@ from geoslave.cli.common import PATH, answer, example, json_option
 def command(what: str, layers: tuple[Path, ...], log: Path | None, as_json: bool) -> None:
     """Lead WHAT back to model, scenes, dates, thresholds and software.
 
-    WHAT is a layer, the id of a detection, the folder of a release, or a count (the .json of geoslave
-    estimate count --out).
+    WHAT is a layer, the id of a detection, the folder of a release, or figures (the .json that geoslave
+    estimate count, accuracy, compare --out and change --counts write).
     """
     from geoslave.release.provenance import layers_in, trace
 
@@ -39,5 +40,11 @@ def command(what: str, layers: tuple[Path, ...], log: Path | None, as_json: bool
 
 def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(part) for part in value) or "none"
+        return ", ".join(_file(part) if isinstance(part, dict) else str(part) for part in value) or "none"
     return "not known" if value is None else str(value)
+
+
+def _file(told: dict[str, Any]) -> str:
+    """An input of figures: what it was, its name, its digest, and the model behind it."""
+    model = f", {told['model_id']}" if "model_id" in told else ""
+    return f"{told.get('role')} {told.get('file')} (sha256 {str(told.get('sha256'))[:12]}{model})"

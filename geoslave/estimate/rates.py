@@ -38,10 +38,13 @@ def rates_of(sample: Sample, level: float, inside: NDArray[np.bool_] | None = No
     sites, flagged = table["n_sites"].to_numpy(float), table["n_flagged"].to_numpy(float)
     warnings = (*sample.warnings, *warnings)
     n = int(keep.sum())
+    # a stratum without a detection holds no false alarm, so it adds nothing to the doubt about precision
+    blank = np.zeros(len(sample.names), bool) if sample.blank is None else sample.blank
+    seen = replace(sample, tiles=np.where(blank, sample.reviewed, sample.tiles))
     return {
         "recall": _ratio(sample, hits * keep, (sites - hits) * keep, level, "recall, gamma interval", n, warnings),
         "precision": _ratio(
-            sample, hits * keep, (flagged - hits) * keep, level, "precision, gamma interval", n, warnings
+            seen, hits * keep, (flagged - hits) * keep, level, "precision, gamma interval", n, warnings
         ),
     }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 METHODS = {
     "gamma": "stratified total, compound Fay-Feuer gamma interval (tiles drawn at random within strata)",
@@ -40,3 +42,10 @@ class Estimate:
     def assumptions(self) -> str:
         """The method in words."""
         return METHODS.get(self.method, self.method)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is not finite is None."""
+        told = {**asdict(self), "warnings": list(self.warnings), "assumptions": self.assumptions}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in told.items()
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ class Sample:
     tiles: Floats
     """[H], tiles of each stratum in the frame."""
     warnings: tuple[str, ...]
+    blank: NDArray[np.bool_] | None = None
+    """[H], strata known to hold no detection: nothing in them can be a false alarm. None: not known of any."""
 
     @property
     def reviewed(self) -> Floats:
@@ -39,6 +42,19 @@ class Sample:
         """Sums by stratum of counts [..., n] of the reviewed tiles."""
         member = (self.stratum[:, None] == np.arange(len(self.names))).astype(float)
         return Moments(self.tiles, self.reviewed, counts @ member, counts**2 @ member)
+
+    def to_dict(self) -> dict[str, Any]:
+        """How large frame and sample are, in all and by stratum."""
+        with_sites = np.bincount(self.stratum, weights=self.table["n_sites"] > 0, minlength=len(self.names))
+        rows = zip(self.names, self.tiles, self.reviewed, with_sites, strict=True)
+        return {
+            "tiles": int(self.tiles.sum()),
+            "reviewed": len(self.table),
+            "strata": [
+                {"name": name, "tiles": int(tiles), "reviewed": int(n), "with_sites": int(hits)}
+                for name, tiles, n, hits in rows
+            ],
+        }
 
 
 def take_sample(frame: pd.DataFrame, reviews: pd.DataFrame, gaps: str = "refuse") -> tuple[pd.DataFrame, Sample]:
@@ -60,7 +76,18 @@ def take_sample(frame: pd.DataFrame, reviews: pd.DataFrame, gaps: str = "refuse"
     code = pd.Index(names).get_indexer(pd.Index(table["stratum"]))
     sample = Sample(table, code, names, np.array([float(sizes[name]) for name in names]), tuple(warnings))
     _check_strata(sample)
-    return frame, replace(sample, warnings=(*warnings, *_about_sample(sample)))
+    return frame, replace(sample, warnings=(*warnings, *_about_sample(sample)), blank=_blank(sample, frame))
+
+
+def _blank(sample: Sample, frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Strata without a detection, where the frame shows it."""
+    flagged = frame["n_flagged"] > 0
+    if set(frame["stratum"]) == set(sample.names):
+        held = flagged.groupby(frame["stratum"]).any()
+        return ~held.reindex(list(sample.names)).to_numpy(bool)
+    seen = np.bincount(sample.stratum, weights=sample.table["n_flagged"] > 0, minlength=len(sample.names))
+    # drawn in other strata than the frame names: sure only if every flagged tile was reviewed
+    return (seen == 0) & bool(seen.sum() == flagged.sum())
 
 
 def _sizes(joined: pd.DataFrame, frame: pd.DataFrame) -> dict[str, int]:

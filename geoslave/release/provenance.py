@@ -9,6 +9,7 @@ from typing import Any
 
 from geoslave.detections.export import FORMATS, read_detections, read_provenance
 from geoslave.errors import GeoslaveError
+from geoslave.estimate.record import read_record
 from geoslave.release import exportlog
 from geoslave.release.lint import ABOUT
 
@@ -78,23 +79,22 @@ def of_release(folder: Path, log: Path | None = None) -> dict[str, Any]:
     return {**told, **origin, "kind": f"{about.get('kind')} release"}
 
 
-def of_count(path: Path) -> dict[str, Any]:
-    """What a file of `geoslave estimate count --out` says of its figure.
+def of_figures(path: Path) -> dict[str, Any]:
+    """What a file of `geoslave estimate ... --out` (or --counts) says of its figures.
 
     Raises:
-        GeoslaveError: if it is no such file.
+        EstimateError: if it is no such file.
     """
-    total = _json(path).get("total")
-    if not isinstance(total, dict) or "method" not in total:
-        raise GeoslaveError(f"{path} is no count: give what geoslave estimate count --out wrote")
-    return {"kind": "count", "count": path.name, **total, **dict(_json(path).get("provenance") or {})}
+    told = read_record(path)
+    headline = told.get("total") or told.get("overall") or {}
+    return {"kind": told["kind"], "file": path.name, **headline, **dict(told.get("provenance") or {})}
 
 
 def trace(what: str, layers: Iterable[Path] = (), log: Path | None = None) -> dict[str, Any]:
-    """Lead a layer, a release's folder, a count's file or a detection's id back to its origin.
+    """Lead a layer, a release's folder, a file of figures or a detection's id back to its origin.
 
     Raises:
-        GeoslaveError: as of_layer, of_detection, of_release and of_count.
+        GeoslaveError: as of_layer, of_detection, of_release and of_figures.
     """
     path = Path(what)
     if path.is_dir():
@@ -102,7 +102,7 @@ def trace(what: str, layers: Iterable[Path] = (), log: Path | None = None) -> di
     if path.suffix.lower() in FORMATS:
         return of_layer(path)
     if path.suffix.lower() == ".json":
-        return of_count(path)
+        return of_figures(path)
     return of_detection(what, layers)
 
 

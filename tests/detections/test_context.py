@@ -12,7 +12,7 @@ import pyproj
 import pytest
 import shapely
 
-from geoslave.detections.context import clusters, enrich, geocentric, nearest, read_rules
+from geoslave.detections.context import clusters, enrich, geocentric, nearest, read_rules, summary
 from geoslave.errors import GeoslaveError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -76,7 +76,8 @@ def test_rules_are_told_in_words_with_what_was_not_checked() -> None:
     book = read_rules(RULES / "assam-2013.yaml")
     table = enrich(kilns, {"school": schools}, [book])
     assert table["breaks_assam-2013"].tolist() == ["school < 500 m", "", ""]
-    assert table["unchecked_assam-2013"].iloc[0] == "dwelling, town, hospital, river, railway"
+    unchecked = "dwelling, town, hospital, public_building, place_of_worship, sanctuary, river, lake, railway"
+    assert table["unchecked_assam-2013"].iloc[0] == unchecked
     india = enrich(kilns, {}, [read_rules(RULES / "india-2022.yaml")])
     assert india["breaks_india-2022"].tolist() == ["kiln < 1000 m", "kiln < 1000 m", ""]
 
@@ -85,6 +86,14 @@ def test_rules_are_told_in_words_with_what_was_not_checked() -> None:
 def test_every_rule_book_is_dated_and_has_its_source(path: Path) -> None:
     book = read_rules(path)
     assert book.name == path.stem and len(book.source) > 40
+    assert not book.unverified or "verified" in book.source.lower()
+
+
+def test_distances_nobody_verified_are_told() -> None:
+    book = read_rules(RULES / "india-2022.yaml")
+    told = summary(enrich(points((88.0, 24.0)), {}, [book]), [book])["rules"]
+    assert book.unverified == ("dwelling", "orchard")
+    assert told["india-2022"]["unverified"] == "dwelling, orchard"  # type: ignore[index]
 
 
 def test_a_rule_book_without_source_is_refused(tmp_path: Path) -> None:

@@ -493,8 +493,12 @@ def _open(stack: ExitStack, path: str) -> Any:
     try:
         with catch_warnings():
             simplefilter("ignore", NotGeoreferencedWarning)
-            options = {} if "://" not in path else {"sharing": False}
-            return stack.enter_context(rasterio.open(path, **options))
+            if "://" not in path and not path.startswith("/vsi"):
+                return stack.enter_context(rasterio.open(path))
+            # with more threads a request that fails leaves another block's pixels, and no error
+            # (GDAL 3.10; OSGeo/gdal#12426); with one it is tried again
+            with rasterio.Env(GDAL_NUM_THREADS="1"):
+                return stack.enter_context(rasterio.open(path, sharing=False))
     except RasterioIOError as error:
         raise SceneError(
             f"{shown_path(path)} cannot be opened as a raster ({_cause(error)}): "

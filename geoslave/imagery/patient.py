@@ -40,6 +40,7 @@ from geoslave.imagery.geotiff import (
     open_scene,
 )
 from geoslave.imagery.raster import Raster
+from geoslave.imagery.scaling import Scaling
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4, 8)
 """Seconds before a file that seemed damaged is read again; then it is given up."""
@@ -68,12 +69,18 @@ T = TypeVar("T")
 class PatientScene:
     """A `Scene` on a target grid, opened when it is first read and again whenever it seems damaged.
 
+    Without a target grid it stays on its own (or that of the reading's GSD), known once it was opened.
+
     Its pixels are the file's own where the file lies on the target grid. Elsewhere they are averaged
     where the file is finer than the grid (by more than `SAME_GSD`) and bilinear otherwise, or as
     `resampling` says. Not safe to read from two threads at once.
     """
 
-    def __init__(self, path: str, reading: Reading, geobox: GeoBox, resampling: Resampling | None = None) -> None:
+    def __init__(
+        self, path: str, reading: Reading, geobox: GeoBox | None, resampling: Resampling | None = None
+    ) -> None:
+        if is_remote(path):
+            silence_gdal()
         self.path = path
         self._reading = reading
         self._geobox = geobox
@@ -125,11 +132,68 @@ class PatientScene:
         if self._scene is None:
             scene = open_scene(self.path, self._reading)
             try:
+                if self._geobox is None:
+                    self._geobox = scene.geobox
                 self._scene, self._shift = _on_grid(scene, self._geobox, self._resampling)
             except SceneError:
                 scene.close()
                 raise
         return self._scene
+
+
+class RemoteScene:
+    """A scene behind a network on its own grid, as `open_scene` gives one on a disk: a `Source`.
+
+    Raises:
+        SceneError: if it cannot be opened, also not after several tries.
+    """
+
+    def __init__(self, path: str, reading: Reading) -> None:
+        self._patient = PatientScene(path, reading, None)
+        first = self._patient.ask(lambda scene: scene)
+        self.geobox = first.geobox
+        self.bands = first.bands
+        self.validity = first.validity
+        self.resampled = first.resampled
+        self.dtype = first.dtype
+        self.path = first.path
+        self.scene_id = first.scene_id
+        self.date = first.date
+
+    def __enter__(self) -> RemoteScene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._patient.close()
+
+    def read(self, window: Window) -> Raster:
+        """As `Scene.read`, tried again where it seems damaged."""
+        return self._patient.read(window)
+
+    def overview(self, longest: int = 1024) -> Raster:
+        """As `Scene.overview`."""
+        return self._patient.ask(lambda scene: scene.overview(longest))
+
+    def scaling(self, scaling: Scaling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `Scene.scaling`."""
+        return self._patient.ask(lambda scene: scene.scaling(scaling))
+
+    def cache_bytes(self, rows: int) -> int:
+        """As `Scene.cache_bytes`."""
+        return self._patient.ask(lambda scene: scene.cache_bytes(rows))
+
+
+def open_any_scene(path: str, reading: Reading) -> Scene | RemoteScene:
+    """A scene on its own grid: patiently, if a network lies between.
+
+    Raises:
+        SceneError: if it cannot be used.
+    """
+    return RemoteScene(path, reading) if is_remote(path) else open_scene(path, reading)
 
 
 def environment(path: str = "") -> rasterio.Env:
@@ -160,11 +224,31 @@ def forget(path: str) -> None:
 
 
 @cache
+def silence_gdal() -> None:
+    """Keep GDAL's own threads from printing each request that failed: it is tried again, and then raised.
+
+    What GDAL meets while Python calls it goes to Python in any case.
+    """
+    if os.environ.get("GEOSLAVE_DEBUG"):
+        return
+    with suppress(OSError, AttributeError):
+        library = _gdal()
+        library.CPLSetErrorHandler.argtypes = [ctypes.c_void_p]
+        library.CPLSetErrorHandler.restype = ctypes.c_void_p
+        library.CPLSetErrorHandler(ctypes.cast(library.CPLQuietErrorHandler, ctypes.c_void_p))
+
+
+@cache
 def _clear_function() -> Any:
-    # rasterio has no name for it; its modules are linked to the GDAL it uses
-    clear = ctypes.CDLL(rasterio._env.__file__).VSICurlPartialClearCache
+    clear = _gdal().VSICurlPartialClearCache
     clear.argtypes, clear.restype = [ctypes.c_char_p], None
     return clear
+
+
+@cache
+def _gdal() -> Any:
+    # rasterio has no name for these functions; its modules are linked to the GDAL it uses
+    return ctypes.CDLL(rasterio._env.__file__)
 
 
 def _may_mend(path: str, error: SceneError) -> bool:

@@ -20,17 +20,19 @@ from shapely.geometry.base import BaseGeometry
 
 from geoslave.detect import Request, stored_thresholds
 from geoslave.detections.polygonize import BlockObjects, label_block
-from geoslave.errors import GeoslaveError, ModelError
+from geoslave.errors import GeoslaveError, ModelError, SceneError
 from geoslave.grid import Cell
 from geoslave.imagery.aoi import read_aoi
 from geoslave.imagery.geotiff import SMALL_CACHE, gdal_environment
 from geoslave.imagery.raster import SCORE_NODATA, encode_scores, window_geobox
+from geoslave.model.gate import gate_mark, gated
 from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import Network, Predictor, load_network, predict_cells
 from geoslave.region.config import RegionConfig
-from geoslave.region.grids import GridRecord, Input, area_on, chips, ground, measure, open_input, refuse_replaced
+from geoslave.region.grids import GridRecord, Input, area_on, chips, ground, measure, open_input
 from geoslave.region.layout import RunFolder, read_json, sha256, write_json, write_whole
 from geoslave.region.records import pack, scores_geotiff, write_record
+from geoslave.region.stamps import refuse_replaced
 
 
 @dataclass
@@ -84,7 +86,8 @@ def open_job(run: RunFolder) -> Job:
     if told is None:
         raise GeoslaveError(f"{run.description} is missing or damaged: run again, it is made again")
     package = open_package(told["model"]["folder"])
-    if package.checksum != told["model"]["sha256"]:
+    gate = told["model"].get("gate")
+    if package.checksum != told["model"]["sha256"] or gate not in (None, gate_mark(package)):
         raise ModelError(f"{package.folder} was replaced since the run began: run again, a new run begins with it")
     return Job(
         run=run,
@@ -121,12 +124,15 @@ def run_block(task: dict[str, Any]) -> dict[str, Any]:
     worker = _worker(task)
     job, record = worker.job, worker.record(task["grid"])
     block = record.block(task["row"], task["col"])
+    stamps = record.stamps_under(block.read)
     try:
-        refuse_replaced(record.stamps)
+        refuse_replaced(stamps, on_disk_only=True)
         stored, n_chips, n_empty = _scores(worker, record, block, task.get("threads"))
-        refuse_replaced(record.stamps)
-    except BaseException:
+        refuse_replaced(stamps)
+    except BaseException as error:
         worker.close_source()  # what failed once is opened anew
+        if isinstance(error, SceneError):
+            refuse_replaced(stamps)  # that it is another file is the better reason
         raise
     high, low = stored_thresholds(job.package.spec, job.request)
     found = [label_block(values, block.core, record.shape, low, high) for values in stored]
@@ -212,11 +218,14 @@ class _Worker:
 
     def network(self, threads: int | None) -> Network:
         """The model's network, one for all threads of this process."""
-        key = json.dumps([str(self.job.package.folder), self.job.package.checksum, self.job.config.backend, threads])
+        package, config = self.job.package, self.job.config
+        gate = gate_mark(package) if config.gate else None
+        key = json.dumps([str(package.folder), package.checksum, gate, config.backend, threads])
         with _LOADING:
             if key not in _NETWORKS:
                 _NETWORKS.clear()
-                _NETWORKS[key] = load_network(self.job.package, self.job.config.backend, threads)
+                network = load_network(self.job.package, self.job.config.backend, threads)
+                _NETWORKS[key] = gated(network, self.job.package, threads, use=self.job.config.gate)
             return _NETWORKS[key]
 
 

@@ -8,10 +8,8 @@ while a run goes on is noticed.
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date as Day
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from rasterio.errors import RasterioError
 from shapely.geometry.base import BaseGeometry
 
 from geoslave.detect import scene_ids
-from geoslave.errors import EmptyScene, GeoslaveError, MissingExtra, SceneError
+from geoslave.errors import EmptyScene, GeoslaveError, MissingExtra
 from geoslave.grid import Cell, cells_within, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
 from geoslave.imagery.geotiff import (
@@ -35,20 +33,15 @@ from geoslave.imagery.geotiff import (
     Reading,
     gdal_environment,
     ground_sampling_distance,
-    open_scene,
     shown_path,
 )
+from geoslave.imagery.patient import open_any_scene
 from geoslave.model.package import ModelSpec
 from geoslave.region.config import RegionConfig
 from geoslave.region.layout import RegionFolder, sha256
-from geoslave.targets import get_target
+from geoslave.region.stamps import ReplacedScene, stamp, stamps
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
-_ADDRESS_TIMEOUT_S = 30
-
-
-class ReplacedScene(SceneError):
-    """A file is not the one that the run began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +99,8 @@ class GridRecord:
     notes: tuple[str, ...]
     stamps: dict[str, str]
     """Of every file the grid is made of."""
+    reach: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Where a file has pixels (top, left, bottom, right); those that are not named: anywhere."""
 
     @property
     def geobox(self) -> GeoBox:
@@ -122,6 +117,16 @@ class GridRecord:
     def block(self, row: int, col: int) -> Cell:
         """A block as a cell."""
         return block_at(self.shape, self.block_px, row, col)
+
+    def stamps_under(self, window: rasterio.windows.Window) -> dict[str, str]:
+        """Of the files that have pixels in a window."""
+        bottom, right = window.row_off + window.height, window.col_off + window.width
+
+        def meets(place: Sequence[int]) -> bool:
+            down = place[0] < bottom and place[2] > window.row_off
+            return down and place[1] < right and place[3] > window.col_off
+
+        return {path: told for path, told in self.stamps.items() if path not in self.reach or meets(self.reach[path])}
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -209,6 +214,7 @@ def measure(
     Raises:
         SceneError: if its imagery cannot be used with the model, or was replaced since the run began.
     """
+    before = _stamps(given, config, spec, items)
     with gdal_environment(), open_input(given, config, spec, items) as source:
         geobox = source.geobox
         taken = config.date or source.date
@@ -229,7 +235,8 @@ def measure(
             block_px=side,
             blocks=tuple((cell.row, cell.col) for cell in cells),
             notes=notes,
-            stamps=_stamps(given, items),
+            stamps=before,
+            reach=_reach(given, config, spec, items),
         )
 
 
@@ -237,7 +244,7 @@ def open_input(given: Input, config: RegionConfig, spec: ModelSpec, items: Path 
     """A grid's imagery as an open source (a context manager) with `.scene_id`, `.date` and `.scaling()`."""
     how = reading(config, spec)
     if given.path is not None:
-        scene = open_scene(given.path, how)
+        scene = open_any_scene(given.path, how)
         scene.scene_id = given.name
         return scene
     from geoslave.imagery.composite import open_composite
@@ -255,7 +262,7 @@ def ground(given: Input, aoi: gpd.GeoSeries | None, spec: ModelSpec) -> gpd.GeoS
     """
     if given.part is None:
         return aoi
-    degrees = get_target(spec.target).length_m[1] / 100_000
+    degrees = spec.sought.length_m[1] / 100_000
     part = gpd.GeoSeries([shapely.from_wkt(given.part).buffer(degrees)], crs="OGC:CRS84")
     return part if aoi is None else part.intersection(aoi.union_all())
 
@@ -269,40 +276,8 @@ def chips(record: GridRecord, block: Cell, spec: ModelSpec, area: BaseGeometry |
     """The chips of a block that are looked at: the same as for the whole scene."""
     cells: Iterable[Cell] = cells_within(record.shape, spec.tile, block.core, spec.halo, spec.stride)
     if area is not None:
-        cells = choose_cells(cells, area, record.geobox, get_target(spec.target).length_m[1])
+        cells = choose_cells(cells, area, record.geobox, spec.sought.length_m[1])
     return list(cells)
-
-
-def stamp(path: str) -> str:
-    """What changes when a file does: its size and time, or what its server calls this version.
-
-    Raises:
-        SceneError: if it is not there or its server does not answer.
-    """
-    if path.startswith(("http://", "https://")):
-        return _web_stamp(path)
-    if "://" in path:
-        return _store_stamp(path)
-    try:
-        found = Path(path).stat()
-    except OSError as error:
-        if path.startswith("/vsi") or ":" in path:
-            return "unknown"  # GDAL knows what it is; there is no file to look at
-        raise SceneError(f"{path} cannot be found ({error.strerror}): check the name") from error
-    return f"{found.st_size}-{found.st_mtime_ns}"
-
-
-def refuse_replaced(stamps: dict[str, str]) -> None:
-    """Make sure that no file has changed since it was stamped.
-
-    Raises:
-        ReplacedScene: if one has.
-    """
-    for path, before in stamps.items():
-        if stamp(path) != before:
-            raise ReplacedScene(
-                f"{shown_path(path)} was replaced while the run went on: run again, a new run begins with it"
-            )
 
 
 def _look(
@@ -318,7 +293,7 @@ def _look(
         return "empty", [], (), ()
     cells: Iterable[Cell] = partition(tuple(source.geobox.shape), block_side(config, spec))
     if area is not None:
-        cells = choose_cells(cells, area, source.geobox, get_target(spec.target).length_m[1])
+        cells = choose_cells(cells, area, source.geobox, spec.sought.length_m[1])
     return "ok", list(cells), factor.tolist(), summand.tolist()
 
 
@@ -333,34 +308,65 @@ def _notes(source: Any, status: str, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _stamps(given: Input, items: Path | None) -> dict[str, str]:
+def _stamps(given: Input, config: RegionConfig, spec: ModelSpec, items: Path | None) -> dict[str, str]:
+    """Of every file a grid is made of, as they are before it is looked at."""
     if given.path is None:
-        return _item_stamps(given, items)
-    stamps = {path: stamp(path) for path in _files(given.path)}
-    if stamps.get(given.path, given.stamp) != given.stamp:
+        assert items is not None
+        chosen = _chosen(given, items)
+        for item in chosen:
+            _refuse_changed(item)
+        return stamps(file for item in chosen for file in item_files(item, config, spec))
+    found = stamps(_files(given.path))
+    if found.get(given.path, given.stamp) != given.stamp:
         raise ReplacedScene(f"{shown_path(given.path)} was replaced since the run began: run again, a new one begins")
-    return stamps
+    return found
 
 
-def _item_stamps(given: Input, items: Path | None) -> dict[str, str]:
-    """Of the items' files on disk; of those at addresses too if there is one item only, as each costs a request."""
-    from geoslave.imagery.assets import image_assets
+def _refuse_changed(item: Any) -> None:
+    """Files on disk must be those the item was made of; those at addresses are stamped when a run begins."""
     from geoslave.imagery.catalog import changed_assets
 
-    assert items is not None
-    stamps = {}
+    changed = [] if any("://" in asset.href for asset in item.assets.values()) else changed_assets(item)
+    if changed:
+        raise ReplacedScene(
+            f"the item {item.id}: its file for {', '.join(changed)} was replaced: list the scenes anew with  "
+            "geoslave region scenes"
+        )
+
+
+def item_files(item: Any, config: RegionConfig, spec: ModelSpec) -> list[str]:
+    """Where the bands that are read of an item lie, and its scene classification."""
+    from geoslave.imagery.assets import band_assets, mask_asset
+
+    how = reading(config, spec)
+    files = [asset.href for asset in band_assets(item, how.bands, how.numbers)]
+    classes = mask_asset(item)
+    return files if classes is None else [*files, str(classes.get_absolute_href() or classes.href)]
+
+
+def addressed_files(region: RegionFolder, config: RegionConfig, spec: ModelSpec, inputs: Sequence[Input]) -> list[str]:
+    """The files at addresses of the STAC items that inputs are made of: their items do not tell when they change."""
+    wanted = {item for one in inputs for item in one.items}
+    if not wanted:
+        return []
+    chosen = (item for item in _items(region, config) if item.id in wanted)
+    return sorted({file for item in chosen for file in item_files(item, config, spec) if "://" in file})
+
+
+def _reach(given: Input, config: RegionConfig, spec: ModelSpec, items: Path | None) -> dict[str, tuple[int, ...]]:
+    """Where on the grid each file of several items has pixels."""
+    if len(given.items) < 2:
+        return {}
+    from geoslave.imagery.items import footprint_on
+
+    assert given.geobox is not None and items is not None
+    shape, affine, crs = given.geobox
+    grid = GeoBox(shape, Affine(*affine), crs)
+    reach: dict[str, tuple[int, ...]] = {}
     for item in _chosen(given, items):
-        changed = changed_assets(item) if len(given.items) == 1 else []
-        if changed:
-            raise ReplacedScene(
-                f"the item {item.id}: its file for {', '.join(changed)} was replaced: list the scenes anew with  "
-                "geoslave region scenes"
-            )
-        for asset in image_assets(item).values():
-            href = str(asset.get_absolute_href() or asset.href)
-            if "://" not in href or len(given.items) == 1:
-                stamps[href] = stamp(href)
-    return stamps
+        place = tuple(int(side) for side in footprint_on(item, grid))
+        reach |= dict.fromkeys(item_files(item, config, spec), place)
+    return reach
 
 
 def _chosen(given: Input, items: Path) -> list[Any]:
@@ -410,7 +416,7 @@ def _item_inputs(
         for item, name in zip(items, names, strict=True):
             yield from _single_inputs(item, name, spec)
         return
-    margin = spec.halo + round(get_target(spec.target).length_m[1] / spec.gsd_m)
+    margin = spec.halo + round(spec.sought.length_m[1] / spec.gsd_m)
     grids = zone_grids(items, aoi, spec.gsd_m, margin_px=margin, anchor_px=block_side(config, spec))
     parts = zone_parts(items, aoi, spec.gsd_m)
     for zone, geobox in grids.items():
@@ -460,30 +466,3 @@ def _unique(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return unique
-
-
-def _web_stamp(url: str) -> str:
-    # one byte instead of HEAD: addresses that are signed are so for GET
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-    try:
-        with urllib.request.urlopen(request, timeout=_ADDRESS_TIMEOUT_S) as answer:
-            told = answer.headers
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        raise SceneError(f"{shown_path(url)} does not answer ({error}): check the address and the network") from error
-    parts = [told.get("ETag"), told.get("Last-Modified"), (told.get("Content-Range") or "").rpartition("/")[2]]
-    return " ".join(part for part in parts if part) or "unknown"
-
-
-def _store_stamp(path: str) -> str:
-    try:
-        import fsspec  # type: ignore[import-untyped]
-    except ImportError:
-        return "unknown"
-    try:
-        store, place = fsspec.core.url_to_fs(path)
-        told = store.info(place)
-    except ImportError as error:
-        raise MissingExtra(f"reading {shown_path(path)} ({error})", "region") from error
-    except (OSError, ValueError) as error:
-        raise SceneError(f"{shown_path(path)} cannot be found ({error}): check the address") from error
-    return str(told.get("ETag") or f"{told.get('size')}-{told.get('mtime') or told.get('LastModified')}")

@@ -1,7 +1,7 @@
 """A region on disk: where everything lies, files that are whole or absent, and one run at a time.
 
     regions/<name>/
-      region.yaml  region.schema.json  aoi.geojson  scenes/ (STAC items)  blocks.geojson  lock
+      region.yaml  region.schema.json  aoi.geojson  scenes/ (STAC items)  addresses.json  blocks.geojson  lock
       runs/<date>_<digest>/
         run.json                 what was asked, with versions and hashes
         aoi.geojson              as it was when the run began
@@ -62,6 +62,11 @@ class RegionFolder:
     @property
     def blocks(self) -> Path:
         return self.path / "blocks.geojson"
+
+    @property
+    def addresses(self) -> Path:
+        """Which versions of remote files the items' addresses held when they were last asked."""
+        return self.path / "addresses.json"
 
     @property
     def lock(self) -> Path:

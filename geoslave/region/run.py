@@ -25,12 +25,13 @@ from geoslave import __version__
 from geoslave.detections.measure import to_wgs84
 from geoslave.errors import GeoslaveError, ModelError, OutputError
 from geoslave.imagery.aoi import aoi_on, read_aoi
+from geoslave.model.gate import gate_mark
 from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import usable_cores
 from geoslave.region.blocks import Job, measure_grid, open_job, run_block
 from geoslave.region.config import RegionConfig, read_config
 from geoslave.region.engine import DaskEngine, Engine, Function, Outcome, Patience, ProcessEngine, SerialEngine
-from geoslave.region.grids import GridRecord, Input, block_side, find_inputs
+from geoslave.region.grids import GridRecord, Input, addressed_files, block_side, find_inputs
 from geoslave.region.layout import (
     FORMAT,
     RegionFolder,
@@ -43,6 +44,7 @@ from geoslave.region.layout import (
     write_whole,
 )
 from geoslave.region.records import finished
+from geoslave.region.stamps import stamps
 
 _TELL_EVERY_S = 1.0
 """progress.json is renewed this often."""
@@ -64,6 +66,8 @@ class Choice:
     """West, south, east, north: blocks elsewhere are left for later."""
     patience: Patience | None = None
     """None takes region.yaml's."""
+    gate: bool = True
+    """False looks everywhere closely, whatever region.yaml says."""
 
 
 @dataclass(slots=True)
@@ -102,6 +106,8 @@ class Summary:
     objects: int
     seconds: float
     notes: tuple[str, ...] = ()
+    gate: bool = False
+    """The model's gate chose where it looked closely."""
 
 
 Watch = Callable[[Progress], None]
@@ -121,7 +127,7 @@ def run_region(
     choice = choice or Choice()
     with locked(region):
         began = time.monotonic()
-        job = prepare(region)
+        job = prepare(region, look=True, gate=choice.gate)
         log = _Log(job.run.log)
         job.run.remove_drafts()
         tell = _Teller(job.run, watch or (lambda _progress: None))
@@ -140,13 +146,18 @@ def run_region(
         return summary
 
 
-def prepare(region: RegionFolder) -> Job:
+def prepare(region: RegionFolder, *, look: bool = False, gate: bool = True) -> Job:
     """The run that region.yaml, area, scenes and model ask for: the one that is there, or a new one.
+
+    Args:
+        look: ask the servers of STAC items whether their files are still those of last time.
+        gate: False leaves the model's gate out, whatever region.yaml says.
 
     Raises:
         GeoslaveError: if any of them cannot be used.
     """
     config = read_config(region.config)
+    config = config if gate else config.model_copy(update={"gate": False})
     package = _package(region, config)
     aoi_file = None if config.aoi is None else region.path / config.aoi
     aoi = None if aoi_file is None else read_aoi(aoi_file)
@@ -155,14 +166,27 @@ def prepare(region: RegionFolder) -> Job:
     mark = digest(
         FORMAT,
         {**config.of_the_result(), "model": None, "aoi": sha256(aoi_bytes), "scenes": None},
-        [package.checksum, package.spec.model_dump(mode="json")],
+        [package.checksum, package.spec.model_dump(mode="json", exclude=None if config.gate else {"gate"})],
         [one.to_dict() | {"path": None} for one in inputs],
         block_side(config, package.spec),
+        *_versions(region, addressed_files(region, config, package.spec, inputs), look),
     )
     run = region.run(mark)
     if read_json(run.description) is None:
         _begin(region, run, config, package, inputs, aoi_file)
     return open_job(run)
+
+
+def _versions(region: RegionFolder, files: Sequence[str], look: bool) -> list[dict[str, str]]:
+    """What servers call the versions of files at addresses, as kept in the region's folder."""
+    if not files:
+        return []
+    kept: dict[str, str] = (read_json(region.addresses) or {}).get("stamps", {})
+    known = {} if look else {file: kept[file] for file in files if file in kept}
+    known |= stamps((file for file in files if file not in known), kept)
+    if known != kept:
+        write_json(region.addresses, {"stamps": known})
+    return [known]
 
 
 def grid_names(job: Job) -> list[str]:
@@ -252,6 +276,7 @@ class _Running:
             objects=self.tell.progress.objects,
             seconds=time.monotonic() - began,
             notes=tuple(note for record in records.values() for note in record.notes),
+            gate=self.job.config.gate and self.job.package.spec.gate is not None,
         )
 
     def _measure_grids(self) -> dict[str, GridRecord]:
@@ -453,6 +478,7 @@ def _begin(
                 "folder": str(package.folder.absolute()),
                 "id": package.model_id,
                 "sha256": package.checksum,
+                "gate": gate_mark(package) if config.gate else None,
             },
             "inputs": [one.to_dict() for one in inputs],
             "started": _now(),

@@ -98,11 +98,9 @@ class Backgrounds(_Frozen):
     """Groups that are not trained on."""
 
 
-class WeakChips(Backgrounds):
-    """Chips of which is known only whether a site is somewhere in them (1) or nowhere (0)."""
+class _YesOrNo(_Frozen):
+    """How pieces of imagery of which only a yes or no is known are learned from."""
 
-    label_column: str = "label"
-    """Which column of the table says 1 (a site somewhere) or 0 (none)."""
     class_name: str | None = None
     """Which class the label speaks of. [default: the first]"""
     guess: Literal["bare_ground"] | None = None
@@ -110,6 +108,28 @@ class WeakChips(Backgrounds):
     the chip's score is: enough to tell chips apart, but such a network marks places that mean nothing."""
     positive_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of the draws that hold a site, whatever their share in the table."""
+
+
+class WeakChips(_YesOrNo, Backgrounds):
+    """Chips of which is known only whether a site is somewhere in them (1) or nowhere (0)."""
+
+    label_column: str = "label"
+    """Which column of the table says 1 (a site somewhere) or 0 (none)."""
+
+
+class WeakLabels(_YesOrNo):
+    """Scenes, and a labels table that says yes or no about pieces of them (`labels import --format chips`)."""
+
+    scenes: Place
+    """A folder of rasters."""
+    files: str = "*.tif"
+    """Which of its files are scenes."""
+    labels: Place
+    """The labels table; rows of the kind `chip` are used, each the footprint of one answer."""
+    group_column: str | None = None
+    """Which column of the labels names the group an answer belongs to. [default: the scene's file name]"""
+    held_out: tuple[str, ...] = ()
+    """Groups that are not trained on."""
 
 
 class Rendered(_Frozen):
@@ -139,7 +159,7 @@ class Shares(_Frozen):
     rendered: float = Field(default=0.25, ge=0)
     """Chips of rendered scenes."""
     weak: float = Field(default=0.50, ge=0)
-    """Chips with a yes or no (`weak_chips`)."""
+    """Chips with a yes or no (`weak_chips` and `weak_labels`)."""
 
 
 class Loss(_Frozen):
@@ -249,6 +269,8 @@ class TrainConfig(_Frozen):
     """Chips without sites."""
     weak_chips: tuple[WeakChips, ...] = ()
     """Chips with a yes or no."""
+    weak_labels: tuple[WeakLabels, ...] = ()
+    """Scenes with a yes or no about pieces of them."""
     rendered: Rendered | None = None
     """[default: some for brick kilns in true colour, none for anything else]"""
     shares: Shares = Shares()

@@ -180,13 +180,13 @@ def _guessed(pool: ChipPool, chosen: int, patch: Patch) -> NDArray[np.uint8]:
 
 def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = None) -> TrainScene:
     """A chip of a pool as a tiny scene; with `rng`, half of the time with the statistics of its group."""
-    pixels = pool.chips[chosen].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    pixels = display(pool.chips[chosen].transpose(2, 0, 1))
     sample = pixels.reshape(len(pixels), -1)
     if rng is not None and rng.random() < 0.5:
         sample = np.concatenate([sample[:, ::3], _of_group(pool, chosen, rng)], axis=1)
     # black may be water or missing imagery: chips do not tell, so both are seen in training
     shape = pixels.shape[1:]
-    valid = (pixels > 0).any(axis=0) if rng is not None and rng.random() < 0.5 else np.ones(shape, bool)
+    valid = np.any(pixels > 0, axis=0) if rng is not None and rng.random() < 0.5 else np.ones(shape, bool)
     truth = np.zeros(shape, np.uint8)
     return TrainScene(Patch(pixels, truth, valid), sample, *_NO_SITES, stretched=False)
 
@@ -199,12 +199,12 @@ def _background_scene(pool: ChipPool, rng: np.random.Generator) -> TrainScene:
     else:
         a, (b, c, d) = pool.chips[first], pool.chips[rng.choice(pool.members[pool.group[first]], 3)]
         mosaic = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0)
-    pixels = mosaic.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    pixels = display(mosaic.transpose(2, 0, 1))
     sample = pixels.reshape(len(pixels), -1)[:, ::3]
     if rng.random() < 0.5:
         sample = np.concatenate([sample, _of_group(pool, first, rng)], axis=1)
     shape = pixels.shape[1:]
-    valid = (pixels > 0).any(axis=0) if rng.random() < 0.5 else np.ones(shape, bool)
+    valid = np.any(pixels > 0, axis=0) if rng.random() < 0.5 else np.ones(shape, bool)
     return TrainScene(Patch(pixels, np.zeros(shape, np.uint8), valid), sample, *_NO_SITES, stretched=False)
 
 
@@ -212,7 +212,7 @@ def _of_group(pool: ChipPool, chosen: int, rng: np.random.Generator) -> Floats:
     """Display values [band, n] of other chips of a chip's group."""
     others = rng.choice(pool.members[pool.group[chosen]], int(rng.integers(1, 12)))
     values = pool.chips[others].reshape(-1, pool.chips.shape[3])[::3]
-    return values.T.astype(np.float32) / np.float32(255)
+    return display(values.T)
 
 
 # --- parts of a chip -----------------------------------------------------------------------------

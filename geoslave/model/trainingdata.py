@@ -15,26 +15,20 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import MergeAlg
-from rasterio.errors import RasterioError
 from rasterio.features import rasterize
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from geoslave.errors import LabelError, SceneError
-from geoslave.imagery.geotiff import Reading, open_scene
+from geoslave.errors import LabelError
 from geoslave.imagery.raster import Raster
-from geoslave.imagery.scaling import Radiometry
 from geoslave.labels.formats import read_labels
-from geoslave.labels.images import centre_in, geobox_around
 from geoslave.labels.split import DEGREE_M, SpatialBlocks, named
 from geoslave.labels.synthetic import render_scene
 from geoslave.model.augment import IGNORE, Floats, Patch, display
-from geoslave.model.chip_pools import ChipPool, background_pool, weak_pools
+from geoslave.model.chip_pools import ChipPool, background_pool
 from geoslave.model.outlines import (
     Circle,
     Outlines,
@@ -45,6 +39,8 @@ from geoslave.model.outlines import (
     yolo_outlines,
 )
 from geoslave.model.recipe import LabelledScenes, TrainConfig, Validation
+from geoslave.model.scene_pixels import read_pixels
+from geoslave.model.weak_sources import weak_pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +167,7 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
     circles, areas = read_unsure_places(source)
     touched = 0
     for path in paths:
-        raster, pixels = _read_pixels(path, source, config)
+        raster, pixels = read_pixels(path, config, source.centre_in_name)
         here = _sites_on(path, raster, outlines, source, config)
         touched += len(here)
         region = _region(here, source)
@@ -189,40 +185,6 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
             f"none of the labels of {what} lies on a scene of {source.scenes}: check that both are of the same "
             "place, and the labels' CRS"
         )
-
-
-def _read_pixels(path: Path, source: LabelledScenes, config: TrainConfig) -> tuple[Raster, Floats | NDArray[np.uint8]]:
-    """A scene as stored, on the grid it is trained on, and its display values [band, y, x] (see `Patch`)."""
-    if source.centre_in_name:
-        raster = _read_by_name(path, config)
-        unit = Radiometry((1 / 255,), (0.0,))
-    else:
-        with open_scene(path, Reading(config.bands, gsd_m=config.gsd_m)) as scene:
-            rows, cols = scene.geobox.shape
-            raster = scene.read(Window(0, 0, cols, rows))
-            unit = scene.radiometry()
-    gain, bias = (np.array(v, np.float32)[:, None, None] for v in (unit.gain, unit.bias))
-    if raster.pixels.dtype == np.uint8 and set(unit.gain) == {1 / 255} and not any(unit.bias):
-        return raster, np.where(raster.valid, raster.pixels, np.uint8(0))
-    shown = np.where(raster.valid, raster.pixels.astype(np.float32) * gain + bias, np.float32(0))
-    return raster, np.asarray(shown, np.float32)
-
-
-def _read_by_name(path: Path, config: TrainConfig) -> Raster:
-    """An 8-bit image without a georeference, laid about the centre in its name (LATITUDE_LONGITUDE)."""
-    centre = centre_in(path.name)
-    if centre is None:
-        raise LabelError(f"{path.name} is not named LATITUDE_LONGITUDE: leave out 'centre_in_name'")
-    try:
-        with rasterio.open(path) as file:
-            pixels = file.read()
-    except RasterioError as error:
-        raise SceneError(f"{path} cannot be read as an image ({error}): fetch it again") from error
-    if len(pixels) < len(config.bands) or pixels.dtype != np.uint8:
-        raise SceneError(f"{path} has {len(pixels)} bands of {pixels.dtype}: {len(config.bands)} of uint8 are needed")
-    _, rows, cols = pixels.shape
-    geobox = geobox_around(centre, (rows, cols), config.gsd_m)
-    return Raster(pixels[: len(config.bands)], np.ones((rows, cols), bool), geobox)
 
 
 def _sites_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,9 +237,18 @@ def _series(
             "unobservable": int((state == "U").sum()),
         }
         if recalls:
-            row["sites"] = corrected_count(row["found"], recalls[k], precisions[k]).to_dict()
+            count = corrected_count(row["found"], recalls[k], precisions[k])
+            row["sites"] = replace(count, warnings=(*count.warnings, *_hidden(row["unobservable"]))).to_dict()
         series.append(row)
     return series
+
+
+def _hidden(unobservable: int) -> tuple[str, ...]:
+    """What the count of a date lacks."""
+    if not unobservable:
+        return ()
+    one = "1 known site" if unobservable == 1 else f"{unobservable:,} known sites"
+    return (f"{one} could not be seen at a date (cloud, nodata) and are not in its count: a drop there is no closure",)
 
 
 def _changes(

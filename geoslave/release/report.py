@@ -507,7 +507,7 @@ def _ends(told: Mapping[str, Any], digits: int) -> str:
 
 
 def _short_interval(told: Mapping[str, Any], digits: int = 0) -> str:
-    return f"{_figure(told, digits)}  ({_ends(told, digits)})"
+    return f"{_figure(told, digits)} ({_ends(told, digits)})"
 
 
 def _half_width(total: Mapping[str, Any]) -> float | None:

@@ -76,3 +76,37 @@ def test_usage_is_told(run: Run, tmp_path: Path) -> None:
     assert run("estimate", "change", a)[0] == 2
     assert run("estimate", "change", a, a, "--recall", "much")[0] == 2
     assert run("estimate", "change", a, a, "--plot", tmp_path / "p.png")[0] == 2
+
+
+def test_figures_are_kept_and_recall_is_taken_from_a_count(run: Run, tmp_path: Path) -> None:
+    a = write(tmp_path / "a.gpkg", [0, 3, 6], "2019-01-10")
+    b = write(tmp_path / "b.gpkg", [0, 6], "2020-01-10")
+    rows = "".join(f"t{k},1\n" for k in range(40))
+    (tmp_path / "frame.csv").write_text("tile_id,n_flagged\n" + rows + "".join(f"u{k},0\n" for k in range(40)))
+    (tmp_path / "reviews.csv").write_text(
+        "tile_id,n_sites\n" + rows + "".join(f"u{k},{k % 4 // 3}\n" for k in range(40))
+    )
+    count = ("estimate", "count", tmp_path / "frame.csv", tmp_path / "reviews.csv", "--out", tmp_path / "c.json")
+    assert run(*count, "--rates")[0] == 0
+    out = tmp_path / "change.json"
+    status, printed, err = run("estimate", "change", a, b, "--recall", tmp_path / "c.json", "--counts", out, "--json")
+    assert status == 0, err
+    told = json.loads(out.read_text())
+    assert told["kind"] == "change" and told["changes"][0]["persisted"]["value"] == pytest.approx(2 / 0.8**2)
+    assert [one["file"] for one in told["provenance"]["inputs"]] == ["a.gpkg", "b.gpkg"]
+    assert told["series"] == json.loads(printed)["series"]
+    assert run(*count, "--overwrite")[0] == 0  # without recall
+    status, _, err = run("estimate", "change", a, b, "--recall", tmp_path / "c.json")
+    assert status == 1 and "has no recall" in err
+
+
+def test_sites_under_cloud_are_told_beside_the_count(run: Run, make_scene: Make, tmp_path: Path) -> None:
+    pixels = np.full((3, 100, 100), 90, np.uint8)
+    clear = make_scene(pixels, name="clear.tif", nodata=0)
+    pixels[:, :, 25:45] = 0
+    cloudy = make_scene(pixels, name="cloudy.tif", nodata=0)
+    a, b = write(tmp_path / "a.gpkg", [0, 3], "2019-01-10"), write(tmp_path / "b.gpkg", [0], "2020-01-10")
+    command = ("estimate", "change", a, b, "--observed", clear, "--observed", cloudy, "--recall", "0.9", "--json")
+    first, second = json.loads(run(*command)[1])["series"]
+    assert not any("could not be seen" in warning for warning in first["sites"]["warnings"])
+    assert any("1 known site" in warning and "could not be seen" in warning for warning in second["sites"]["warnings"])

@@ -103,3 +103,25 @@ def test_outputs_are_not_overwritten_unasked(job: tuple[Path, Path, pd.DataFrame
     command = ("estimate", "design", job[0], "--reviews", 300, "--out", tmp_path / "sample.csv")
     assert run(*command)[0] == 1 and (tmp_path / "sample.csv").read_bytes() == before
     assert run(*command, "--overwrite")[0] == 0
+
+
+def test_a_drawn_sample_keeps_its_design(job: tuple[Path, Path, pd.DataFrame], tmp_path: Path) -> None:
+    told = json.loads((tmp_path / "sample.design.json").read_text())
+    assert told["kind"] == "design" and told["seed"] == 0 and told["designs"][0]["n_reviews"] == 600
+    assert told["provenance"]["inputs"][0]["file"] == "frame.csv"
+
+
+def test_every_answer_on_disk_says_where_it_comes_from(
+    job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path
+) -> None:
+    assert run("estimate", "compare", *job[:2], "--by", "district", "--out", tmp_path / "compare.json")[0] == 0
+    (tmp_path / "m.csv").write_text("map,water,land\nwater,66,4\nland,2,300\n")
+    (tmp_path / "a.csv").write_text("class_name,area\nland,900\nwater,100\n")
+    units = (tmp_path / "m.csv", "--mapped", tmp_path / "a.csv")
+    assert run("estimate", "accuracy", *units, "--out", tmp_path / "accuracy.json")[0] == 0
+    for name, files in (("compare", ["frame.csv", "reviews.csv"]), ("accuracy", ["m.csv", "a.csv"])):
+        status, printed, _ = run("provenance", tmp_path / f"{name}.json", "--json")
+        facts = json.loads(printed)
+        assert status == 0 and [one["file"] for one in facts["inputs"]] == files
+        assert all(len(one["sha256"]) == 64 for one in facts["inputs"]) and facts["geoslave_version"]
+    assert run("provenance", tmp_path / "compare.json")[1].count("sha256") == 2

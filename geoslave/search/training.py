@@ -239,7 +239,7 @@ def chip_mask(cell: Raster, labels: gpd.GeoDataFrame, core: int, target: Target,
     mask[edge : edge + core, edge : edge + core] = NOTHING
     points = placed[placed["kind"] == "point"].geometry.centroid
     columns, rows = ~cell.geobox.affine @ (points.x.to_numpy(), points.y.to_numpy())
-    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
     length, width = target.typical_m
     for value, reach in ((NOT_KNOWN, length / 2), (SITE, max(width / 2, 1.5 * gsd_m))):
         for row, column in zip(np.atleast_1d(rows), np.atleast_1d(columns), strict=True):

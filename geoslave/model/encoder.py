@@ -8,7 +8,7 @@ matter are read from the file's protocol buffers (github.com/onnx/onnx, onnx.pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from geoslave.errors import ModelError
 
 _GRAPH, _NODE, _OUTPUT = 7, 1, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_KIND = _OF_NODES = (1, 2, 4)
-_SHAPELESS = {"Constant", "Shape", "Gather", "Unsqueeze", "Cast", "Slice", "ConstantOfShape", "Range"}
+_SHAPELESS = frozenset(
+    ("Constant", "Shape", "Gather", "Unsqueeze", "Squeeze", "Cast", "Slice", "Split", "ConstantOfShape", "Range")
+)
 _PROBE = 64
 """Sides of the picture that the stages are found with."""
 
@@ -75,12 +77,12 @@ class Encoder:
         ends = list(session.get_outputs())
         if len(ends) == 1 and len(ends[0].shape) in (2, 3):  # it gives a vector, or one for each patch, by itself
             return [ends[0].name]
-        nodes = [node for node in _nodes(content) if node.kind not in _SHAPELESS and node.outputs]
-        names = [node.outputs[0] for node in nodes]
+        nodes = list(_nodes(content))
+        names = [node.outputs[0] for node in nodes if node.kind not in _SHAPELESS and node.outputs]
         side = [size if isinstance(size, int) else _PROBE for size in inputs[0].shape[2:]]
         probe = self._open(_ending_in(content, names))
         values = probe.run(None, {inputs[0].name: np.zeros((1, bands, *side), np.float32)})
-        return _ends_of_stages(nodes, [np.shape(value) for value in values])
+        return _ends_of_stages(nodes, {name: np.shape(value) for name, value in zip(names, values, strict=True)})
 
     def _open(self, content: bytes) -> Any:
         import onnxruntime
@@ -94,26 +96,29 @@ class Encoder:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _ends_of_stages(nodes: Sequence[_Node], shapes: Sequence[tuple[int, ...]]) -> list[str]:
+def _ends_of_stages(nodes: Sequence[_Node], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Names of the last tensor of each size on the way down, finest first.
 
     Args:
         nodes: in the order of computing.
-        shapes: of the first output of each.
+        shapes: of their first outputs, as far as these may be pictures.
     """
-    maps = [(node, shape) for node, shape in zip(nodes, shapes, strict=True) if len(shape) == 4]
+    maps = [(at, node.outputs[0]) for at, node in enumerate(nodes) if node.outputs and len(_shape(node, shapes)) == 4]
     if not maps:
         raise ModelError("the graph holds no picture-like tensor: give an encoder of images")
-    smallest = min(shape[2] * shape[3] for _, shape in maps)
-    bottom = max(n for n, (_, shape) in enumerate(maps) if shape[2] * shape[3] == smallest)
+    area = {name: shapes[name][2] * shapes[name][3] for _, name in maps}
+    bottom = max(at for at, name in maps if area[name] == min(area.values()))
     # what the way up takes over from the way down is where a stage ends
-    taken_over = {name for node, _ in maps[bottom + 1 :] for name in node.inputs}
+    taken_over = {name for node in nodes[bottom + 1 :] for name in node.inputs}
     ends: dict[int, str] = {}
-    for number, (node, shape) in enumerate(maps[: bottom + 1]):
-        name, size = node.outputs[0], shape[2] * shape[3]
-        if number == bottom or (name in taken_over and shape[1] > 4 and size > smallest):
-            ends[size] = name
+    for at, name in maps:
+        if at == bottom or (at < bottom and name in taken_over and shapes[name][1] > 4):
+            ends[area[name]] = name
     return [ends[size] for size in sorted(ends, reverse=True)]
+
+
+def _shape(node: _Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    return shapes.get(node.outputs[0], ())
 
 
 def _as_map(values: Any) -> NDArray[np.float32]:

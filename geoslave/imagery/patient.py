@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,7 @@ from rasterio.windows import Window
 from geoslave.errors import SceneError
 from geoslave.imagery.geotiff import (
     COARSEST,
+    LARGE_CACHE,
     SAME_GSD,
     Reading,
     Scene,
@@ -183,8 +185,10 @@ class RemoteScene:
         return self._patient.ask(lambda scene: scene.scaling(scaling))
 
     def cache_bytes(self, rows: int) -> int:
-        """As `Scene.cache_bytes`."""
-        return self._patient.ask(lambda scene: scene.cache_bytes(rows))
+        """Cache for a row of windows of `rows` rows, so that what one shares with the next is fetched once."""
+        wanted = int(1.1 * rows * self.geobox.shape[1] * len(self.bands) * np.dtype(self.dtype).itemsize)
+        own = self._patient.ask(lambda scene: scene.cache_bytes(rows))
+        return min(max(wanted, own), LARGE_CACHE)
 
 
 def open_any_scene(path: str, reading: Reading) -> Scene | RemoteScene:
@@ -200,8 +204,9 @@ def environment(path: str = "") -> rasterio.Env:
     """GDAL's settings for reading a file, remote or not."""
     own = {key: value for key, value in REMOTE_OPTIONS.items() if key not in os.environ} if is_remote(path) else {}
     env = gdal_environment()
-    if rasterio.env.hasenv():
-        env.options.pop("GDAL_CACHEMAX")  # whoever reads many windows has set it
+    if rasterio.env.hasenv() or threading.current_thread() is not threading.main_thread():
+        # whoever reads many windows has set it, for all threads; one that reads ahead does not see that
+        env.options.pop("GDAL_CACHEMAX")
     env.options.update(own)
     return env
 

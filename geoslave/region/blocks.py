@@ -24,6 +24,7 @@ from geoslave.errors import GeoslaveError, ModelError, SceneError
 from geoslave.grid import Cell
 from geoslave.imagery.aoi import read_aoi
 from geoslave.imagery.geotiff import SMALL_CACHE, gdal_environment
+from geoslave.imagery.patient import RemoteScene
 from geoslave.imagery.raster import SCORE_NODATA, encode_scores, window_geobox
 from geoslave.model.gate import gate_mark, gated
 from geoslave.model.package import ModelPackage, open_package
@@ -159,7 +160,7 @@ def _scores(
     cells = chips(record, block, spec, worker.job.area(record))
     n_empty = 0
     with gdal_environment(worker.cache):
-        source = worker.source(record.name)
+        source = worker.source(record)
         predictor = Predictor(worker.network(threads), *record.coefficients, spec.scaling.clip)
         for chip in predict_cells(source, predictor, cells):
             if chip.scores is None:
@@ -200,15 +201,18 @@ class _Worker:
             self._record = self.job.record(grid)
         return self._record
 
-    def source(self, grid: str) -> Any:
+    def source(self, record: GridRecord) -> Any:
         """The open imagery of a grid."""
+        grid = record.name
         if self._open is None or self._open[0] != grid:
             self.close_source()
             spec = self.job.package.spec
             source = open_input(self.job.inputs[grid], self.job.config, spec, self.job.items)
             self._open = (grid, source)
             if hasattr(source, "cache_bytes"):
-                self.cache = source.cache_bytes(spec.tile + 2 * spec.halo)
+                # what lies behind a network is kept for the next row of blocks, else for the next row of chips
+                side = record.block_px if isinstance(source, RemoteScene) else spec.tile
+                self.cache = source.cache_bytes(side + 2 * spec.halo)
         return self._open[1]
 
     def close_source(self) -> None:

@@ -16,7 +16,8 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,46 @@ class Patience:
         return self.first_wait_s * self.factor ** (attempt - 1)
 
 
+class Lanes:
+    """Tasks in lanes: a worker keeps to one, where each task lies beside what it has just read.
+
+    One whose lane is at its end begins another, or takes over half of the longest.
+
+    Args:
+        lanes: what tasks are made of, lane by lane.
+        make: makes the task when its time has come.
+    """
+
+    def __init__(self, lanes: Iterable[Sequence[Any]], make: Callable[[Any], Task]) -> None:
+        self._make = make
+        self._waiting = deque(lane for lane in map(deque, lanes) if lane)
+        self._taken: dict[Hashable, deque[Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting) or any(self._taken.values())
+
+    def next_for(self, worker: Hashable) -> Task | None:
+        """The next task of a worker; None if there is none left."""
+        lane = self._taken.get(worker)
+        if not lane:
+            lane = self._waiting.popleft() if self._waiting else self._half_of_the_longest()
+            self._taken[worker] = lane
+        return self._make(lane.popleft()) if lane else None
+
+    def _half_of_the_longest(self) -> deque[Any]:
+        longest = max(self._taken.values(), key=len, default=deque())
+        rest: deque[Any] = deque()
+        for _ in range(-(-len(longest) // 2)):
+            rest.appendleft(longest.pop())
+        return rest
+
+
 class Engine(Protocol):
     """Runs tasks."""
 
     workers: int
 
-    def map_unordered(self, function: Function, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def map_unordered(self, function: Function, tasks: Iterable[Task] | Lanes) -> Iterator[Outcome]:
         """The outcomes of all tasks, as they come. Closing the iterator drops what is under way."""
         ...
 
@@ -81,7 +116,7 @@ class SerialEngine:
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
 
-    def map_unordered(self, function: Function, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def map_unordered(self, function: Function, tasks: Iterable[Task] | Lanes) -> Iterator[Outcome]:
         queue = _Queue(tasks, self._patience)
         name = function_name(function)
         while (attempt := queue.next_ready()) or queue.waits():
@@ -111,7 +146,7 @@ class ProcessEngine:
         self._busy: dict[_Worker, _Attempt] = {}
         self._selector = selectors.DefaultSelector()
 
-    def map_unordered(self, function: Function, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def map_unordered(self, function: Function, tasks: Iterable[Task] | Lanes) -> Iterator[Outcome]:
         queue = _Queue(tasks, self._patience)
         name = function_name(function)
         try:
@@ -138,8 +173,10 @@ class ProcessEngine:
         return [worker.process.pid for worker in [*self._busy, *self._idle]]
 
     def _hand_out(self, name: str, queue: _Queue) -> None:
-        while len(self._busy) < self.workers and (attempt := queue.next_ready()):
+        while len(self._busy) < self.workers and queue.has_ready():
             worker = self._idle.pop() if self._idle else _Worker(self._log)
+            attempt = queue.next_ready(worker)
+            assert attempt is not None
             self._busy[worker] = attempt
             self._selector.register(worker.answers, selectors.EVENT_READ, worker)
             worker.give(name, attempt.task)
@@ -203,7 +240,7 @@ class DaskEngine:
             ) from error
         self.workers = max(1, sum(self._client.nthreads().values()))
 
-    def map_unordered(self, function: Function, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def map_unordered(self, function: Function, tasks: Iterable[Task] | Lanes) -> Iterator[Outcome]:
         from distributed import as_completed
 
         queue = _Queue(tasks, self._patience)
@@ -304,7 +341,7 @@ class _Attempt:
 class _Queue:
     """Tasks in their order, and failed ones again when their pause is over."""
 
-    tasks: Iterable[Task]
+    tasks: Iterable[Task] | Lanes
     patience: Patience
     _source: Iterator[Task] = field(init=False)
     _next: Task | None = field(init=False, default=None)
@@ -312,22 +349,30 @@ class _Queue:
     _count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._source = iter(self.tasks)
+        self._source = iter(()) if isinstance(self.tasks, Lanes) else iter(self.tasks)
         self._next = next(self._source, None)
 
-    def next_ready(self) -> _Attempt | None:
-        """What can be tried now, failed ones first."""
+    def next_ready(self, worker: Hashable = None) -> _Attempt | None:
+        """What can be tried now by a worker, failed ones first."""
         if self._later and self._later[0][0] <= time.monotonic():
             return heapq.heappop(self._later)[2]
-        if self._next is None:
-            return None
-        attempt = _Attempt(self._next, 1)
-        self._next = next(self._source, None)
-        return attempt
+        if isinstance(self.tasks, Lanes):
+            task = self.tasks.next_for(worker)
+        else:
+            task, self._next = self._next, next(self._source, None)
+        return None if task is None else _Attempt(task, 1)
+
+    def has_ready(self) -> bool:
+        """True if something can be tried now."""
+        return self._begins() or bool(self._later and self._later[0][0] <= time.monotonic())
 
     def waits(self) -> bool:
         """True while something is still to be tried."""
-        return self._next is not None or bool(self._later)
+        return self._begins() or bool(self._later)
+
+    def _begins(self) -> bool:
+        """True while something was not tried yet."""
+        return bool(self.tasks) if isinstance(self.tasks, Lanes) else self._next is not None
 
     def seconds_to_next(self) -> float:
         """Until something failed can be tried again; a second if nothing waits for that."""

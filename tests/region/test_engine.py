@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from geoslave.errors import GeoslaveError
-from geoslave.region.engine import Engine, Patience, ProcessEngine, SerialEngine
+from geoslave.region.engine import Engine, Lanes, Patience, ProcessEngine, SerialEngine
 from tests.chaos import cluster
 from tests.region import jobs
 
@@ -39,6 +39,21 @@ def test_what_fails_is_tried_again_and_then_told_while_others_go_on(engine: Engi
     assert [outcomes[k].value for k in range(4)] == ["done", "done", None, None]
     assert [outcomes[k].attempts for k in range(4)] == [1, 2, 2, 2]
     assert outcomes[3].error == "the server is busy" and outcomes[3].kind == "SceneError"
+
+
+def test_lanes_are_kept_to_and_the_longest_is_shared_in_the_end() -> None:
+    lanes = Lanes([range(6), range(10, 12), range(20, 22)], lambda n: {"n": n})
+    order = [(worker, lanes.next_for(worker)) for worker in "abababbbbbaaa"]
+    numbers = [(worker, task["n"]) for worker, task in order if task is not None]
+    assert [n for w, n in numbers if w == "a"] == [0, 1, 2]
+    assert [n for w, n in numbers if w == "b"] == [10, 11, 20, 21, 4, 5, 3]
+    assert not lanes and lanes.next_for("a") is None
+
+
+def test_every_task_of_every_lane_is_done_once(engine: Engine) -> None:
+    parts = [range(start, start + length) for start, length in ((0, 9), (100, 1), (200, 0), (300, 5))]
+    outcomes = list(engine.map_unordered(jobs.double, Lanes(parts, lambda n: {"n": n})))
+    assert sorted(outcome.value for outcome in outcomes) == [2 * n for part in parts for n in part]
 
 
 def test_a_full_disk_is_not_tried_again(engine: Engine) -> None:

@@ -163,3 +163,22 @@ def test_a_server_that_fails_for_a_moment_is_asked_again_and_an_absent_file_is_n
     monkeypatch.setattr(stamps, "PAUSES_S", (600,))
     with serving("range_server.py", served) as address, pytest.raises(SceneError, match="does not answer"):
         stamp(f"{address}/absent.tif")
+
+
+def test_what_blocks_share_is_fetched_once(tmp_path: Path, bright_model: Path) -> None:
+    """A COG by its address, whose blocks of 256 lie across the job's blocks of 640, each read with a halo."""
+    side = 2560
+    path = write_cog(tmp_path / "served" / "scene.tif", country((side, side)), UTM, nodata=0)
+    with serving("range_server.py", tmp_path / "served") as address:
+        region = init_region(tmp_path / "regions" / "r", None, None, str(bright_model), [f"{address}/scene.tif"])
+        change(region, block=640, threads=1)
+        assert not run_region(region, Choice(workers=1)).failures
+        sent = int(urlopen(f"{address}/_sent").read())
+    needed = _bytes_of_blocks(path)
+    assert needed < sent < 1.2 * needed
+
+
+def _bytes_of_blocks(path: Path) -> int:
+    """Of the pixels alone, without overviews and header."""
+    with rasterio.open(path) as file:
+        return sum(file.block_size(1, *index) for index, _ in file.block_windows(1))

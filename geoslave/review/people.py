@@ -10,13 +10,14 @@ import sqlalchemy as sa
 
 from geoslave.review import database as t
 from geoslave.review.refusals import InvitationRefused, UnknownReviewer
-from geoslave.review.rows import Reviewer, reviewer_of, reviewer_row, rows_in, seconds_of, text_of
+from geoslave.review.rows import Reviewer, among, reviewer_of, reviewer_row, rows_in, seconds_of, text_of
 from geoslave.review.tasks import ReviewError, is_id
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 ROLES = ("reviewer", "coordinator", "imported")
+_IDS = among(t.reviewers.c.id, t.reviewers.c.id)
 UNKNOWN = "this reviewer is not known here, or was disabled: ask the coordinator"
 
 
@@ -33,7 +34,7 @@ def add(db: Connection, name: str, role: str, reviewer_id: str | None, token_has
 
 
 def add_imported(db: Connection, ids: set[str]) -> None:
-    known = {row["id"] for row in rows_in(db, t.reviewers.c.id, ids, t.reviewers.c.id)}
+    known = {row["id"] for row in rows_in(db, _IDS, ids)}
     added = [reviewer_row(new, new, "imported") for new in sorted(ids - known)]
     if added:
         db.execute(sa.insert(t.reviewers), added)

@@ -24,6 +24,8 @@ _HASHED = (
     *("seq", "previous", "kind", "vote_id", "task_id", "reviewer_id", "answer", "marks", "note", "undoes"),
     *("created_at", "received_at", "source"),
 )
+_HEAD = sa.select(t.chain.c.seq, t.chain.c.hash).with_for_update()
+_MOVE = sa.update(t.chain).values(seq=sa.bindparam("new_seq"), hash=sa.bindparam("new_hash"))
 _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -53,12 +55,12 @@ class ChainCheck:
 
 def head_of(db: Connection) -> Head:
     """The chain's end; locked, so that all who write take turns, over several servers too."""
-    row = db.execute(sa.select(t.chain.c.seq, t.chain.c.hash).with_for_update()).one()
+    row = db.execute(_HEAD).one()
     return row.seq, row.hash
 
 
 def move_head(db: Connection, head: Head) -> None:
-    db.execute(sa.update(t.chain).values(seq=head[0], hash=head[1]))
+    db.execute(_MOVE, {"new_seq": head[0], "new_hash": head[1]})
 
 
 def chained(record: Row, head: Head, received_at: str | None = None) -> dict[str, Any]:

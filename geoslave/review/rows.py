@@ -111,13 +111,20 @@ def vote_of(row: Row) -> Vote:
 # ---------------------------------------------------------------- many at a time
 
 
-def rows_in(db: Connection, column: Any, wanted: Collection[str], *columns: Any) -> list[Any]:
-    """The rows in which `column` is one of `wanted`; of the whole table, or of these columns."""
+def among(column: Any, *columns: Any) -> sa.Select[Any]:
+    """The statement of `rows_in`, to be made once: putting one together costs more than running it."""
+    return sa.select(*(columns or (column.table,))).where(column.in_(sa.bindparam("ids", expanding=True)))
+
+
+def rows_in(db: Connection, statement: sa.Select[Any], wanted: Collection[str]) -> list[Any]:
+    """The rows of a statement made by `among`, whose column is one of `wanted`."""
     found: list[Any] = []
-    chosen = columns or (column.table,)
     for part in parts(sorted(wanted), 500):
-        found += db.execute(sa.select(*chosen).where(column.in_(part))).mappings().all()
+        found += db.execute(statement, {"ids": part}).mappings().all()
     return found
+
+
+WHOLE_TASKS = among(t.tasks.c.task_id)
 
 
 def parts(rows: Sequence[Any], size: int = 1000) -> Iterator[Sequence[Any]]:

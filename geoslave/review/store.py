@@ -46,6 +46,7 @@ from geoslave.review.refusals import (
     UnknownVote,
 )
 from geoslave.review.rows import (
+    WHOLE_TASKS,
     Reviewer,
     parts,
     place_of,
@@ -59,7 +60,7 @@ from geoslave.review.rows import (
 )
 from geoslave.review.tasks import BadVote, NoteTooLong, Place, Retirement, ReviewError, Task, Vote
 from geoslave.review.turns import Taken, Turn
-from geoslave.review.votes import Conflict, Progress, retires
+from geoslave.review.votes import COUNTED, Conflict, Progress, retires
 from geoslave.review.writer import Writer
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class Store:
             settings = self._settings(db)
             taken = turns.take(db, asked, self._dealer, Retirement(**settings.get("retirement", {})), settings)
             unknown = {task_id for one in taken for task_id in one.tasks if task_id not in self._tasks}
-            for row in rows_in(db, t.tasks.c.task_id, unknown):
+            for row in rows_in(db, WHOLE_TASKS, unknown):
                 self._remember(task_of(row))
         return taken
 
@@ -419,5 +420,5 @@ def _first_twice(db: Connection, ids: Sequence[str]) -> str | None:
         if one in seen:
             return one
         seen.add(one)
-    known = rows_in(db, t.tasks.c.task_id, seen, t.tasks.c.task_id)
+    known = rows_in(db, COUNTED, seen)
     return known[0]["task_id"] if known else None

@@ -21,13 +21,22 @@ from geoslave.review import people, records
 from geoslave.review.dealing import LEASE_SECONDS, MOST_LEASES, Dealer
 from geoslave.review.records import Receipt
 from geoslave.review.refusals import AlreadyVoted, NotLeased, Retired, UnknownReviewer, UnknownTask
-from geoslave.review.rows import rows_in, shown, task_of, vote_row
+from geoslave.review.rows import WHOLE_TASKS, among, rows_in, shown, task_of, vote_row
 from geoslave.review.tasks import Pool, Retirement, ReviewError, Vote, is_id
-from geoslave.review.votes import COUNTS, STANDS, check_marks, counted, write_counts
+from geoslave.review.votes import COUNTED, STANDING, STANDS, check_marks, counted, write_counts
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+_PEOPLE = among(t.reviewers.c.id)
+_RECORDS = among(t.records.c.vote_id)
+_LEASES_ON = among(t.leases.c.task_id)
+_LEASES_OF = among(t.leases.c.reviewer_id)
+_KEEP = sa.insert(t.records)
+_STAND = sa.insert(t.standing)
+_END = sa.delete(t.leases).where(
+    (t.leases.c.task_id == sa.bindparam("a_task")) & (t.leases.c.reviewer_id == sa.bindparam("of"))
+)
 _LEASE = sa.text(
     "INSERT INTO leases (task_id, reviewer_id, expires) VALUES (:task_id, :reviewer_id, :expires) "
     "ON CONFLICT (task_id, reviewer_id) DO UPDATE SET expires = excluded.expires"
@@ -88,10 +97,8 @@ class _Desk:
         self._db, self._dealer, self._rule, self._shares = db, dealer, rule, shares
         self._head = records.head_of(db)
         votes = [turn.vote for turn in turns if turn.vote is not None]
-        self._people = {
-            row["id"]: row for row in rows_in(db, t.reviewers.c.id, _ids(turn.reviewer_id for turn in turns))
-        }
-        self._records = {row["vote_id"]: row for row in rows_in(db, t.records.c.vote_id, {vote.key for vote in votes})}
+        self._people = {row["id"]: row for row in rows_in(db, _PEOPLE, _ids(turn.reviewer_id for turn in turns))}
+        self._records = {row["vote_id"]: row for row in rows_in(db, _RECORDS, {vote.key for vote in votes})}
         self._rows: dict[str, dict[str, Any]] = {}
         self._standing: dict[str, dict[str, str]] = {}  # task -> reviewer -> answer
         self._leases: dict[str, dict[str, float]] = {}  # task -> reviewer -> until
@@ -112,15 +119,13 @@ class _Desk:
     def write(self) -> None:
         """Everything that changed, in as few statements as there are tables."""
         if self._kept:
-            self._db.execute(sa.insert(t.records), self._kept)
-            self._db.execute(sa.insert(t.standing), [{name: one[name] for name in STANDS} for one in self._kept])
+            self._db.execute(_KEEP, self._kept)
+            self._db.execute(_STAND, [{name: one[name] for name in STANDS} for one in self._kept])
             records.move_head(self._db, self._head)
             write_counts(self._db, [self._rows[task_id] for task_id in sorted(self._counted)])
         ended = [{"a_task": task, "of": who} for (task, who), until in sorted(self._changed.items()) if until is None]
         if ended:
-            c = t.leases.c
-            one = (c.task_id == sa.bindparam("a_task")) & (c.reviewer_id == sa.bindparam("of"))
-            self._db.execute(sa.delete(t.leases).where(one), ended)
+            self._db.execute(_END, ended)
         given = [(task, who, until) for (task, who), until in sorted(self._changed.items()) if until is not None]
         if given:
             self._db.execute(
@@ -134,20 +139,18 @@ class _Desk:
         wanted = _ids(task_ids) - set(self._rows)
         if not wanted:
             return
-        c = t.tasks.c
-        columns = (c.task_id, c.pool, *(c[name] for name in COUNTS))
-        for row in rows_in(self._db, c.task_id, wanted, *columns):
+        for row in rows_in(self._db, COUNTED, wanted):
             self._rows[row["task_id"]] = dict(row)
             self._standing[row["task_id"]], self._leases[row["task_id"]] = {}, {}
-        for row in rows_in(self._db, t.standing.c.task_id, wanted):
+        for row in rows_in(self._db, STANDING, wanted):
             self._standing[row["task_id"]][row["reviewer_id"]] = row["answer"]
-        for row in rows_in(self._db, t.leases.c.task_id, wanted):
+        for row in rows_in(self._db, _LEASES_ON, wanted):
             self._leases[row["task_id"]][row["reviewer_id"]] = row["expires"]
 
     def _look_up_leases(self, reviewer_ids: Collection[str]) -> dict[str, dict[str, float]]:
         """Reviewer -> task -> until."""
         held: dict[str, dict[str, float]] = {}
-        for row in rows_in(self._db, t.leases.c.reviewer_id, _ids(reviewer_ids)):
+        for row in rows_in(self._db, _LEASES_OF, _ids(reviewer_ids)):
             held.setdefault(row["reviewer_id"], {})[row["task_id"]] = row["expires"]
         return held
 
@@ -166,7 +169,7 @@ class _Desk:
         if vote.task_id not in self._rows:
             raise UnknownTask(f"no task {shown(vote.task_id)} here: load the page again")
         if vote.marks:
-            check_marks(task_of(rows_in(self._db, t.tasks.c.task_id, {vote.task_id})[0]), vote)
+            check_marks(task_of(rows_in(self._db, WHOLE_TASKS, {vote.task_id})[0]), vote)
         if vote.reviewer_id in self._standing[vote.task_id]:
             raise AlreadyVoted(f"your vote on task {vote.task_id} stands: undo it first to change it")
         late = self._is_late(vote, moment)
@@ -227,10 +230,13 @@ class _Desk:
         self._changed[task_id, turn.reviewer_id] = until
 
     def _choose(self, turn: Turn, active: Sequence[str]) -> str | None:
-        for pool in self._dealer.pools(self._db, turn.reviewer_id, len(active), self._shares):
+        """From the pools in their order; those that had nothing a moment ago come last."""
+        pools = self._dealer.pools(self._db, turn.reviewer_id, len(active), self._shares)
+        for pool in sorted(pools, key=lambda pool: self._dealer.was_empty(turn.reviewer_id, pool, turn.moment)):
             chosen = self._choose_from(pool, turn, active)
             if chosen is not None:
                 return chosen
+            self._dealer.is_empty(turn.reviewer_id, pool, turn.moment)
         return None
 
     def _choose_from(self, pool: Pool, turn: Turn, active: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from geoslave.review import database as t
 from geoslave.review import people, records
 from geoslave.review.records import Receipt
 from geoslave.review.refusals import NotAllowed, UnknownTask, UnknownVote
-from geoslave.review.rows import Row, rows_in, shown, task_of, text_of, vote_of, vote_row
+from geoslave.review.rows import WHOLE_TASKS, Row, among, rows_in, shown, task_of, text_of, vote_of, vote_row
 from geoslave.review.tasks import BadVote, Retirement, Task, Vote, is_id
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ STANDS = ("task_id", "reviewer_id", "vote_id", "answer")
 """Of a record, what `standing` holds."""
 COUNTS = ("n_votes", "retired", "votes_wanted")
 """Of a task, what votes change."""
+COUNTED = among(t.tasks.c.task_id, t.tasks.c.task_id, t.tasks.c.pool, *(t.tasks.c[name] for name in COUNTS))
+STANDING = among(t.standing.c.task_id)
+_KEYS = among(t.records.c.vote_id, t.records.c.vote_id)
+_NEW_COUNTS = (
+    sa.update(t.tasks)
+    .where(t.tasks.c.task_id == sa.bindparam("one"))
+    .values({name: sa.bindparam(f"new_{name}") for name in COUNTS})
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +84,15 @@ def counted(row: Row, answers: Sequence[str], rule: Retirement) -> dict[str, Any
 def write_counts(db: Connection, rows: Sequence[Row]) -> None:
     """Keep the counts of tasks that votes changed."""
     if rows:
-        change = sa.update(t.tasks).where(t.tasks.c.task_id == sa.bindparam("one"))
-        change = change.values({name: sa.bindparam(f"new_{name}") for name in COUNTS})
-        db.execute(change, [{"one": row["task_id"]} | {f"new_{name}": row[name] for name in COUNTS} for row in rows])
+        db.execute(
+            _NEW_COUNTS, [{"one": row["task_id"]} | {f"new_{name}": row[name] for name in COUNTS} for row in rows]
+        )
 
 
 def recount(db: Connection, rows: Sequence[Row], rule: Retirement) -> None:
     """Count tasks' votes anew, and whether they have enough."""
     answers: dict[str, list[str]] = {row["task_id"]: [] for row in rows}
-    for stand in rows_in(db, t.standing.c.task_id, set(answers)):
+    for stand in rows_in(db, STANDING, set(answers)):
         answers[stand["task_id"]].append(stand["answer"])
     write_counts(db, [{"task_id": row["task_id"]} | counted(row, answers[row["task_id"]], rule) for row in rows])
 
@@ -207,14 +215,13 @@ def settle(db: Connection, vote: Vote) -> Receipt:
 
 def bring_in(db: Connection, part: Sequence[Vote], left: dict[str, int], rule: Retirement) -> int:
     """Keep votes made elsewhere, those that fit; `left` counts the others by their reason."""
-    c = t.tasks.c
     head, now = records.head_of(db), text_of(None)
     wanted = {vote.task_id for vote in part}
-    rows = {row["task_id"]: row for row in rows_in(db, c.task_id, wanted, c.task_id, c.pool, *(c[n] for n in COUNTS))}
+    rows = {row["task_id"]: row for row in rows_in(db, COUNTED, wanted)}
     marked = {vote.task_id for vote in part if vote.marks}
-    tasks = {row["task_id"]: task_of(row) for row in rows_in(db, c.task_id, marked)}
-    keys = {row["vote_id"] for row in rows_in(db, t.records.c.vote_id, {v.key for v in part}, t.records.c.vote_id)}
-    stand = {(row["task_id"], row["reviewer_id"]) for row in rows_in(db, t.standing.c.task_id, set(rows))}
+    tasks = {row["task_id"]: task_of(row) for row in rows_in(db, WHOLE_TASKS, marked)}
+    keys = {row["vote_id"] for row in rows_in(db, _KEYS, {v.key for v in part})}
+    stand = {(row["task_id"], row["reviewer_id"]) for row in rows_in(db, STANDING, set(rows))}
     people.add_imported(db, {vote.reviewer_id for vote in part})
     kept: list[dict[str, Any]] = []
     for vote in part:

@@ -3,7 +3,9 @@
 uv run --all-extras scripts/bench/review_load.py            a minute on each database
 uv run --all-extras scripts/bench/review_load.py --quick    both within a minute
 
-Each reviewer takes a task, looks at its picture, thinks, and votes: about a vote every two seconds. A request that
+Each reviewer takes a task, fetches its two pictures, thinks, and votes: about a vote every two seconds. The vote's
+answer brings the next task. Reviewers share the server's cores; `server_cpu_ms_per_vote` is what the server (not the
+database's own processes) spent, and tells more than latencies where other programs run. A request that
 gets no answer is sent again, votes with the same key, as the page does; the time without a server is told apart
 (`away_s`) and is no latency. Afterwards every vote that was acknowledged is looked up in the database.
 """
@@ -39,6 +41,8 @@ from geoslave.review.store import open_store
 from geoslave.review.tasks import Picture, Task
 
 EVERY_S = 2.0
+PICTURES = 60
+SIDE = 440
 PATIENCE_S = 20.0
 
 
@@ -52,75 +56,132 @@ class Tally:
     answers: Counter[int] = field(default_factory=Counter)
     again: int = 0
     """Requests that were cut off and sent again."""
+    bytes: int = 0
+    server_cpu_s: float = 0.0
+    crowd_cpu_s: float = 0.0
+
+
+@dataclass
+class Shift:
+    """Whether people still work."""
+
+    over: bool = False
+
+
+class Wire(asyncio.Protocol):
+    """One connection that is kept. Answers are read as cheaply as can be: the crowd shares the server's cores."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.held = bytearray()
+        self.left = -1
+        """Bytes of the body still to come; -1 while the head comes."""
+        self.head = b""
+        self.waiting: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        if self.left < 0:
+            end = self.held.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self.head = bytes(self.held[:end]).lower()
+            self.left = int(self.head.partition(b"content-length:")[2].partition(b"\r")[0])
+            del self.held[: end + 4]
+        if len(self.held) >= self.left and self.waiting is not None and not self.waiting.done():
+            body, self.left = bytes(self.held), -1
+            self.held.clear()
+            self.waiting.set_result((int(self.head[9:12]), body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_exception(ConnectionError("cut off"))
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        if self.transport is None:
+            raise ConnectionError("closed")
+        self.waiting = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self.waiting
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
 
 
 class Reviewer:
-    """A browser: one connection that is kept, requests that are sent until they are answered."""
+    """A browser: requests that are sent until they are answered; each vote brings the next task, as in the page."""
 
     def __init__(self, port: int, cookie: str, tally: Tally) -> None:
         self.port, self.cookie, self.tally = port, cookie, tally
-        self.reader: asyncio.StreamReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
+        self.wire: Wire | None = None
 
-    async def work(self, until: float) -> None:
+    async def work(self, shift: Shift) -> None:
         await asyncio.sleep(random.uniform(0, EVERY_S))
-        while time.monotonic() < until:
+        task: dict[str, Any] | None = None
+        while not shift.over:
             began = time.monotonic()
-            told = await self.ask("POST", "/api/tasks/lease", {"want": 1})
-            if told and told["tasks"]:
-                task = told["tasks"][0]
-                await self.ask("GET", task["pictures"][0]["url"])
-                await self.think(began)
-                await self.vote(task["task_id"])
-            else:
-                await self.think(began)
-        await self.hang_up()
+            if task is None:
+                task = first_of(await self.ask("POST", "/api/tasks/lease", {"want": 1}))
+            for picture in task["pictures"] if task else ():
+                await self.ask("GET", picture["url"])
+            await self.think(began)
+            if task:
+                task = await self.vote(task["task_id"])
+        self.hang_up()
 
     async def think(self, began: float) -> None:
         await asyncio.sleep(max(0.0, random.uniform(0.75, 1.25) * EVERY_S - (time.monotonic() - began)))
 
-    async def vote(self, task_id: str) -> None:
-        key = str(uuid4())
-        sent = {"task_id": task_id, "answer": random.choice(("yes", "yes", "no")), "key": key}
+    async def vote(self, task_id: str) -> dict[str, Any] | None:
+        key = uuid4().hex
+        sent = {"task_id": task_id, "answer": random.choice(("yes", "yes", "no")), "key": key, "want": 1}
         receipt = await self.ask("POST", "/api/votes", sent)
         if receipt and "vote_id" in receipt:
             self.tally.accepted[key] = task_id
+        return first_of(receipt)
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """The answer, however often it had to be asked for; None for what is no JSON or was refused."""
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            try:
-                began = time.perf_counter()
-                status, content = await asyncio.wait_for(self._once(method, path, body), PATIENCE_S)
-            except (OSError, EOFError, TimeoutError, ValueError):
-                self.tally.again += 1
-                await self.hang_up()
-                await asyncio.sleep(random.uniform(0.1, 0.5))
-                continue
-            self.tally.latencies_ms.append((time.perf_counter() - began) * 1000)
-            self.tally.answers[status] += 1
-            return json.loads(content) if status == 200 and content[:1] == b"{" else None
-        return None
-
-    async def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        assert self.reader is not None
         content = json.dumps(body).encode() if body is not None else b""
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: {COOKIE}={self.cookie}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        self.writer.write(head.encode() + content)
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-        length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:"))
-        return int(lines[0].split()[1]), await self.reader.readexactly(length)
+        end, wait = time.monotonic() + PATIENCE_S, 0.25
+        while time.monotonic() < end:
+            try:
+                began = time.perf_counter()
+                async with asyncio.timeout(PATIENCE_S):
+                    status, told = await (await self.connected()).ask(head.encode() + content)
+            except (OSError, TimeoutError, ValueError):
+                self.tally.again += 1
+                self.hang_up()
+                await asyncio.sleep(random.uniform(wait / 2, wait))
+                wait = min(2 * wait, 2.0)
+                continue
+            self.tally.latencies_ms.append((time.perf_counter() - began) * 1000)
+            self.tally.answers[status] += 1
+            self.tally.bytes += len(told)
+            return json.loads(told) if status == 200 and told[:1] == b"{" else None
+        return None
 
-    async def hang_up(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            with suppress(OSError):
-                await self.writer.wait_closed()
-        self.reader = self.writer = None
+    async def connected(self) -> Wire:
+        if self.wire is None or self.wire.transport is None:
+            loop = asyncio.get_running_loop()
+            _, self.wire = await loop.create_connection(Wire, "127.0.0.1", self.port)
+        return self.wire
+
+    def hang_up(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+        self.wire = None
+
+
+def first_of(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    return told["tasks"][0] if told and told.get("tasks") else None
 
 
 def measure(url: str, folder: Path, reviewers: int, seconds: float) -> dict[str, Any]:
@@ -130,9 +191,11 @@ def measure(url: str, folder: Path, reviewers: int, seconds: float) -> dict[str,
     port = free_port()
     server = start(url, folder, port)
     try:
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         server, away = asyncio.run(load(url, folder, port, server, cookies, seconds, tally))
         took = time.monotonic() - began
+        tally.crowd_cpu_s = time.process_time() - spent
+        tally.server_cpu_s += cpu_s(server.pid)
     finally:
         server.kill()
         server.wait()
@@ -143,28 +206,46 @@ async def load(
     url: str, folder: Path, port: int, server: subprocess.Popen[bytes], cookies: list[str], seconds: float, tally: Tally
 ) -> tuple[subprocess.Popen[bytes], float]:
     """All reviewers at once; returns the second server and how long there was none."""
-    until = time.monotonic() + seconds
-    working = [asyncio.create_task(Reviewer(port, cookie, tally).work(until)) for cookie in cookies]
+    shift = Shift()
+    idle = cpu_s(server.pid)
+    working = [asyncio.create_task(Reviewer(port, cookie, tally).work(shift)) for cookie in cookies]
     await asyncio.sleep(seconds / 2)
+    tally.server_cpu_s += cpu_s(server.pid) - idle
     server.send_signal(signal.SIGKILL)
     killed = time.monotonic()
     server.wait()
     server = await asyncio.to_thread(start, url, folder, port)
     away = time.monotonic() - killed
+    tally.server_cpu_s -= cpu_s(server.pid)
+    await asyncio.sleep(seconds / 2)
+    shift.over = True
     await asyncio.gather(*working)
     return server, away
 
 
 def fill(url: str, folder: Path, reviewers: int, tasks: int) -> list[str]:
     """A review with tasks and people; the cookies of their sessions."""
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).resize((512, 512), Image.Resampling.BICUBIC).save(folder / "pictures" / "one.png")
-    picture = (Picture("pictures/one.png", "near", 512, 512),)
+    pictures = [draw(folder, number) for number in range(PICTURES)]
     with open_store(url) as store:
-        store.add_tasks(Task(uuid4().hex, "validate", f"s{n % 5}", 0.5, pictures=picture) for n in range(tasks))
+        views = ((pictures[n % PICTURES], pictures[(n * 7 + 1) % PICTURES]) for n in range(tasks))
+        store.add_tasks(Task(uuid4().hex, "validate", f"s{n % 5}", 0.5, pictures=two) for n, two in enumerate(views))
         access = Access(store, login=True)
         return [access.join(access.invite("reviewer"), f"reviewer {n}")[1] for n in range(reviewers)]
+
+
+def draw(folder: Path, number: int) -> Picture:
+    """A picture as heavy as those of `geoslave review create`."""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 255, (96, 96, 3), np.uint8)
+    path = f"pictures/{number}.png"
+    Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / path)
+    return Picture(path, "near" if number % 2 else "far", SIDE, SIDE, "2026-03-01")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds a process has used (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def told(url: str, tally: Tally, took: float, away: float) -> dict[str, Any]:
@@ -180,6 +261,10 @@ def told(url: str, tally: Tally, took: float, away: float) -> dict[str, Any]:
         "p95_ms": p95,
         "p99_ms": p99,
         "votes": len(tally.accepted),
+        "votes_s": round(len(tally.accepted) / max(took - away, 1e-9), 1),
+        "server_cpu_ms_per_vote": round(1000 * tally.server_cpu_s / max(len(tally.accepted), 1), 2),
+        "crowd_cpu_ms_per_vote": round(1000 * tally.crowd_cpu_s / max(len(tally.accepted), 1), 2),
+        "megabytes": round(tally.bytes / 1e6),
         "lost_votes": len(set(tally.accepted) - set(kept)),
         "doubled_votes": sum(n - 1 for n in kept.values()) + sum(n - 1 for n in stand.values()),
         "chain": checked.records,

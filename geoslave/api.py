@@ -40,7 +40,7 @@ from geoslave.estimate import count as counting
 from geoslave.estimate.rates import detector_rates
 from geoslave.estimate.sample import Assumptions, Design, draw, propose
 from geoslave.estimate.tables import checked_frame, read_table
-from geoslave.evaluation import Report, evaluate_model, find_scenes, read_area, write_report
+from geoslave.evaluation import Report, evaluate_model, read_area, write_report
 from geoslave.evaluation import evaluate_layer as compare_layer
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.imagery.aoi import read_aoi
@@ -48,6 +48,7 @@ from geoslave.imagery.geotiff import Reading, gdal_environment
 from geoslave.imagery.geotiff import open_scene as open_file
 from geoslave.imagery.preview import Layer, draw_scene
 from geoslave.imagery.raster import Raster, decode_scores
+from geoslave.imagery.scenefolder import find_scenes
 from geoslave.labels.formats import read_labels
 from geoslave.model.package import ModelPackage, list_packages, open_package
 from geoslave.model.predict import load_network

@@ -24,7 +24,8 @@ from geoslave.detect import Request, detect_scenes
 from geoslave.detections.evaluate import compare
 from geoslave.detections.export import read_detections
 from geoslave.detections.verdicts import read_verdicts
-from geoslave.errors import GeoslaveError, LabelError, MissingExtra, ModelError, SceneError
+from geoslave.errors import GeoslaveError, LabelError, MissingExtra, ModelError
+from geoslave.imagery.scenefolder import find_scenes
 from geoslave.labels.formats import read_labels
 from geoslave.model.calibrate import (
     FEWEST_TO_CLAIM,
@@ -38,7 +39,6 @@ from geoslave.model.calibrate import (
 from geoslave.model.package import Confidence, ModelPackage, recalibrate
 from geoslave.model.predict import load_network
 
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 FEWEST_SCENES = 3
 """With fewer scenes, strips of the map are held out instead."""
 N_STRIPS = 10
@@ -112,7 +112,9 @@ def judged_by_labels(
         trust_all=nodata == "none",
     )
     network = load_network(package, "onnx", threads)
-    found, results = detect_scenes(_rasters(scenes), package, network, request=request, progress=progress)
+    found, results = detect_scenes(
+        [scene.path for scene in find_scenes(scenes)], package, network, request=request, progress=progress
+    )
     footprints = gpd.GeoSeries([result.footprint for result in results], crs="EPSG:4326")
     c = compare(found, sites, footprints, package.spec.confidence.operating)
     if not c.site_counted.any():
@@ -239,17 +241,6 @@ def _refuse_another_model(package: ModelPackage, layer: gpd.GeoDataFrame, path: 
             f"{path} was made by {sorted(others)[0]}, not by {package.model_id}: "
             "calibrate that model, or make the layer again with  geoslave detect"
         )
-
-
-def _rasters(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise SceneError(f"{folder} is no folder: give the folder that holds the labelled scenes")
-    if (folder / "index.parquet").is_file() and (folder / "chips").is_dir():
-        folder = folder / "chips"  # what `geoslave chip` leaves
-    paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in RASTERS)
-    if not paths:
-        raise SceneError(f"{folder} holds no raster ({', '.join(RASTERS)}): give the folder that holds the scenes")
-    return paths
 
 
 def _plot(package: ModelPackage, outcome: Outcome) -> bytes | None:

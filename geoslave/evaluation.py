@@ -36,19 +36,19 @@ from geoslave.detections.evaluate import Comparison, compare
 from geoslave.detections.ground import EDGE_M
 from geoslave.detections.match import DUPLICATE_M, MAX_DISTANCE_M
 from geoslave.detections.qgislayers import fields, write_layer
-from geoslave.errors import GeoslaveError, OutputError, SceneError
+from geoslave.errors import GeoslaveError, OutputError
 from geoslave.files import atomic_file, refuse_existing, scratch_folder
 from geoslave.imagery.aoi import read_aoi
 from geoslave.imagery.contact import SIDE, Group, Thumbnail, contact_sheet
 from geoslave.imagery.geotiff import Reading, gdal_environment, open_scene
 from geoslave.imagery.preview import Colour, Layer, draw_place
 from geoslave.imagery.raster import SCORE_STEPS
+from geoslave.imagery.scenefolder import SceneOnDisk
 from geoslave.imagery.scoremosaic import merged_scores, unseen
 from geoslave.model.package import ModelPackage
 from geoslave.model.predict import Network
 from geoslave.targets import Target
 
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 FILES = ("evaluation.json", "precision-recall.png", "reliability.png", "contact-sheet.png", "errors.gpkg")
 """What an evaluation leaves in its folder; the contact sheet only where there are scenes."""
 MOST_SHOWN = 10
@@ -56,15 +56,6 @@ MOST_SHOWN = 10
 _FEW_SCENES = 20  # so many are groups of their own
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SceneOnDisk:
-    """A scene that was searched, or that shows what was."""
-
-    path: str
-    scene_id: str
-    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +81,6 @@ class Report:
     comparison: Comparison
     facts: dict[str, Any]
     searched: Searched
-
-
-def find_scenes(folder: Path) -> tuple[SceneOnDisk, ...]:
-    """The rasters of a folder, or of its subfolders, each of which is then a group; or one raster.
-
-    Raises:
-        SceneError: if there is none.
-    """
-    if folder.is_file() and folder.suffix.lower() in RASTERS:
-        return (SceneOnDisk(str(folder), folder.stem, folder.stem),)
-    if not folder.is_dir():
-        raise SceneError(f"{folder} is no folder: give a scene, or the folder that holds the labelled scenes")
-    if (folder / "index.parquet").is_file() and (folder / "chips").is_dir():
-        folder = folder / "chips"  # what `geoslave chip` leaves
-    paths = _rasters(folder)
-    if paths:
-        return tuple(SceneOnDisk(str(path), path.stem, path.stem) for path in paths)
-    inner = [(path, sub.name) for sub in sorted(folder.iterdir()) if sub.is_dir() for path in _rasters(sub)]
-    if not inner:
-        raise SceneError(f"{folder} holds no raster ({', '.join(RASTERS)}): give the folder that holds the scenes")
-    return tuple(SceneOnDisk(str(path), path.stem, group) for path, group in inner)
 
 
 def evaluate_model(
@@ -290,10 +260,6 @@ def _looked_at(
             outlines.append(outline)
     columns = {"scene_id": [scene.scene_id for scene in named], "group": [scene.group for scene in named]}
     return tuple(named), gpd.GeoDataFrame(columns, geometry=outlines, crs=4326)
-
-
-def _rasters(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in RASTERS and path.is_file())
 
 
 def _only(table: gpd.GeoDataFrame, column: str) -> str | None:

@@ -117,7 +117,8 @@ def _of_model(
     out: Path | None,
     step: Any,
 ) -> Report:
-    from geoslave.evaluation import evaluate_model, find_scenes
+    from geoslave.evaluation import evaluate_model
+    from geoslave.imagery.scenefolder import find_scenes
     from geoslave.model.package import open_package
     from geoslave.model.predict import load_network
     from geoslave.targets import get_target
@@ -140,8 +141,9 @@ def _of_layer(
     request: Any,
     target: str | None,
 ) -> Report:
-    from geoslave.evaluation import evaluate_layer, find_scenes, read_area
+    from geoslave.evaluation import evaluate_layer, read_area
     from geoslave.imagery.geotiff import Reading
+    from geoslave.imagery.scenefolder import find_scenes
     from geoslave.targets import get_target
 
     layer, meant = _layer(detections, target)

@@ -133,8 +133,8 @@ def create(
     having been drawn.
     """
     from geoslave.detections.export import filter_detections, read_detections
-    from geoslave.evaluation import find_scenes
     from geoslave.imagery.geotiff import Reading
+    from geoslave.imagery.scenefolder import find_scenes
     from geoslave.review.create import Options, create_review
 
     table = read_detections(detections / "detections.gpkg" if detections.is_dir() else detections)

@@ -93,23 +93,9 @@ def by_place(comparison: Comparison, column: str, n_replicates: int, seed: int) 
     if not follows_map(c.labelled, value):
         return {name: _recall(c, value == name, n_replicates, seed) for name in _names(value)}
     # ground goes to the nearest site piece by piece, so that a block may lie in two regions
-    pieces, km2 = tiles(c.ground)
-    piece_value = value[_nearest_site(pieces, c)]
-    value_found = value[_nearest_site(c.found, c)]
-    value_found[c.matching.detection] = value[c.matching.site]
-    piece_block = nearest_cell(pieces, c.ground.blocks)
-    n = len(c.ground.blocks)
-    return {
-        name: _part(
-            c,
-            value_found == name,
-            value == name,
-            bootstrap.per_block(piece_block[piece_value == name], n, km2[piece_value == name]),
-            n_replicates,
-            seed,
-        )
-        for name in _names(value)
-    }
+    pieces, _ = tiles(c.ground)
+    of_ground, of_found = value[_nearest_site(pieces, c)], value[_nearest_site(c.found, c)]
+    return _parts(c, _names(value), of_ground, of_found, value, n_replicates, seed)
 
 
 def by_group(comparison: Comparison, groups: gpd.GeoDataFrame, n_replicates: int, seed: int) -> dict[str, Facts]:
@@ -122,24 +108,11 @@ def by_group(comparison: Comparison, groups: gpd.GeoDataFrame, n_replicates: int
     c = comparison
     names = np.array([str(name) for name in groups["group"]], dtype=object)
     outlines = np.asarray(groups.geometry.to_crs(4326).array, dtype=object)
-    pieces, km2 = tiles(c.ground)
-    where = names[_first_holding(pieces, outlines)]
-    found = names[_first_holding(c.found, outlines)]
-    sites = names[_first_holding(c.labelled, outlines)]
-    found[c.matching.detection] = sites[c.matching.site]
-    block = nearest_cell(pieces, c.ground.blocks)
-    n = len(c.ground.blocks)
-    return {
-        name: _part(
-            c,
-            found == name,
-            sites == name,
-            bootstrap.per_block(block[where == name], n, km2[where == name]),
-            n_replicates,
-            seed,
-        )
-        for name in dict.fromkeys(names.tolist())
-    }
+    pieces, _ = tiles(c.ground)
+    of_ground, of_found, of_sites = (
+        names[_first_holding(shapes, outlines)] for shapes in (pieces, c.found, c.labelled)
+    )
+    return _parts(c, list(dict.fromkeys(names.tolist())), of_ground, of_found, of_sites, n_replicates, seed)
 
 
 def by_class(comparison: Comparison, n_replicates: int, seed: int) -> dict[str, Facts]:
@@ -271,6 +244,28 @@ def _first_holding(outlines: Geometries, scenes: Geometries) -> Index:
     order = np.argsort(-scene, kind="stable")  # the last written wins: the smallest number
     first[point[order]] = scene[order]
     return first
+
+
+def _parts(
+    c: Comparison,
+    names: list[str],
+    of_ground: NDArray[np.object_],
+    of_found: NDArray[np.object_],
+    of_sites: NDArray[np.object_],
+    n_replicates: int,
+    seed: int,
+) -> dict[str, Facts]:
+    """Every rate of each part, from the part's name of each piece of ground, detection and site; a detection that
+    found a site belongs to the site's part."""
+    pieces, km2 = tiles(c.ground)
+    block, n = nearest_cell(pieces, c.ground.blocks), len(c.ground.blocks)
+    of_found[c.matching.detection] = of_sites[c.matching.site]
+    parts = {}
+    for name in names:
+        own = of_ground == name
+        ground = bootstrap.per_block(block[own], n, km2[own])
+        parts[name] = _part(c, of_found == name, of_sites == name, ground, n_replicates, seed)
+    return parts
 
 
 def _part(c: Comparison, found: Bools, sites: Bools, km2: Floats, n_replicates: int, seed: int) -> Facts:

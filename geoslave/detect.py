@@ -292,16 +292,25 @@ def _blank(path: str, scene_id: str, package: ModelPackage, request: Request) ->
 
 def scene_footprint(scene: Scene) -> BaseGeometry:
     """Where a scene lies, in longitude and latitude; in two parts across the antimeridian."""
-    rows, cols = scene.geobox.shape
+    return grid_footprint(scene.geobox, scene.path)
+
+
+def grid_footprint(geobox: GeoBox, name: str) -> BaseGeometry:
+    """Where a grid lies, in longitude and latitude; in two parts across the antimeridian.
+
+    Raises:
+        SceneError: that names it, if it is not on Earth.
+    """
+    rows, cols = geobox.shape
     outline = shapely.segmentize(shapely.box(0, 0, cols, rows), max(rows, cols) / 16)
-    placed = shapely.transform(outline, lambda xy: np.column_stack(scene.geobox.affine @ (xy[:, 0], xy[:, 1])))
-    crs = scene.geobox.crs.proj
+    placed = shapely.transform(outline, lambda xy: np.column_stack(geobox.affine @ (xy[:, 0], xy[:, 1])))
+    crs = geobox.crs.proj
     if crs.is_geographic and np.ptp(placed.bounds[::2]) >= 359:
         return placed.envelope.intersection(shapely.box(-180, -90, 180, 90))  # the whole globe has no seam to cut at
     try:
         return shapely.make_valid(to_wgs84(np.array([placed]), crs)[0])
     except GeoslaveError as error:
-        raise SceneError(f"{scene.path} is not on Earth ({crs.name}): give a scene of the Earth") from error
+        raise SceneError(f"{name} is not on Earth ({crs.name}): give a scene of the Earth") from error
 
 
 def _notes(scene: Scene, spec: ModelSpec) -> tuple[str, ...]:

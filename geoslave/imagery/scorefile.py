@@ -34,8 +34,16 @@ class ScoreFile:
         Raises:
             OutputError: if the disk refuses.
         """
+        self.write_stored(encode_scores(scores), window)
+
+    def write_stored(self, stored: NDArray[np.uint8], window: Window) -> None:
+        """Store scores [class, y, x] that are encoded already.
+
+        Raises:
+            OutputError: if the disk refuses.
+        """
         try:
-            self._dataset.write(encode_scores(scores), window=window)
+            self._dataset.write(stored, window=window)
         except (RasterioError, OSError) as error:
             raise disk_error(self.path, error) from error
 

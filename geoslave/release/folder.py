@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -123,6 +123,36 @@ def write_precise(
         GeoslaveError: if purpose or recipient say nothing, or the log's chain is broken.
         OutputError: if the folder is there already, or folder or log cannot be written.
     """
+
+    def fill(draft: Path, marks: Mapping[str, Any]) -> None:
+        for ending in (".gpkg", ".geojson"):
+            write_detections(detections, draft / f"sites{ending}", provenance={**clean_provenance(provenance), **marks})
+
+    ids = list(detections["detection_id"])
+    return hand_over(folder, fill, ids, provenance, purpose=purpose, recipient=recipient, log=log, overwrite=overwrite)
+
+
+def hand_over(
+    folder: Path,
+    fill: Callable[[Path, Mapping[str, Any]], None],
+    ids: Sequence[str],
+    provenance: Mapping[str, Any],
+    *,
+    purpose: str,
+    recipient: str,
+    log: Path,
+    overwrite: bool = False,
+) -> str:
+    """A folder of exact places for one recipient: what `fill` writes, marks, checksums, and a line in the log first.
+
+    Args:
+        fill: writes files into the folder it is given; every one must hold the marks it is given.
+        ids: of the detections.
+
+    Raises:
+        GeoslaveError: if purpose or recipient say nothing, or the log's chain is broken.
+        OutputError: if the folder is there already, or folder or log cannot be written.
+    """
     for name, value in (("purpose", purpose), ("recipient", recipient)):
         if len(value.strip()) < 3:
             raise GeoslaveError(f"a precise export needs a {name} that says something: give it with --{name}")
@@ -133,30 +163,32 @@ def write_precise(
         "purpose": purpose,
         "recipient": recipient,
     }
-    digest = hashlib.sha256("".join(sorted(detections["detection_id"])).encode()).hexdigest()
+    digest = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()
     release_id = hashlib.sha256(json.dumps([marks, origin, digest], sort_keys=True).encode()).hexdigest()[:12]
-    about = {"release_id": release_id, **marks, "n_detections": len(detections), "provenance": origin}
+    about = {"release_id": release_id, **marks, "n_detections": len(ids), "provenance": origin}
 
-    def fill(draft: Path) -> None:
-        for ending in (".gpkg", ".geojson"):
-            write_detections(detections, draft / f"sites{ending}", provenance={**origin, **marks})
+    def complete(draft: Path) -> None:
+        fill(draft, marks)
         (draft / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (draft / "README.md").write_text(_precise_readme(about), encoding="utf-8")
         write_sums(draft)
         sums = hashlib.sha256((draft / SUMS).read_bytes()).hexdigest()
         exportlog.append(log, {**about, "sha256_of_sums": sums})
 
-    _appear(folder, fill, overwrite)
+    _appear(folder, complete, overwrite)
     return release_id
 
 
 def write_sums(folder: Path) -> None:
     """List every file of a folder with its SHA-256, as `sha256sum -c` reads it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in paths
-    ]
+    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _appear(folder: Path, fill: Any, overwrite: bool) -> None:
@@ -169,9 +201,10 @@ def _appear(folder: Path, fill: Any, overwrite: bool) -> None:
             draft, old = scratch / folder.name, scratch / "old"
             draft.mkdir()
             fill(draft)
-            for path in draft.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in draft.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
             if folder.exists():
                 folder.replace(old)
             draft.replace(folder)

@@ -177,7 +177,7 @@ def _keep_scores(job: Job, record: GridRecord, block: Cell, stored: NDArray[np.u
     if not job.config.keep_scores or (stored == SCORE_NODATA).all():
         return None
     content = scores_geotiff(stored, window_geobox(record.geobox, block.core), job.package.spec.classes)
-    # its checksum is in the record, which waits for the disk: what a power cut takes is noticed
+    # its checksum is in the record: what a power cut takes is noticed
     write_whole(job.run.scores(record.name, block.name), content, durable=False)
     return sha256(content)
 

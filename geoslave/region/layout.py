@@ -12,12 +12,14 @@
         progress.json  log.jsonl  workers.log
         detections.gpkg ...
 
-A file appears under its final name only when it is complete and on the disk. Every file of a block
-carries or is named with its SHA-256; what does not match is made again.
+A file appears under its final name only when it is complete. Files of which there are few are on the
+disk by then; those of blocks are when the run ends (`settle`). Every file of a block carries or is
+named with its SHA-256: what does not match, after a power cut too, is made again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -204,6 +206,22 @@ def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) 
     sealed = {"sha256": sha256(body.encode()), **content}
     text = json.dumps(sealed, ensure_ascii=False, indent=1, allow_nan=False)
     write_whole(path, text.encode() + b"\n", durable=durable)
+
+
+def settle(folder: Path) -> None:
+    """Wait until all that was written to a folder's file system is on the disk."""
+    if not hasattr(os, "sync"):  # Windows
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None).syncfs(handle) == 0:
+                return
+        finally:
+            os.close(handle)
+    except (OSError, AttributeError):
+        pass  # no Linux: all file systems then
+    os.sync()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

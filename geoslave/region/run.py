@@ -49,6 +49,7 @@ from geoslave.region.layout import (
     digest,
     locked,
     read_json,
+    settle,
     sha256,
     write_json,
     write_whole,
@@ -341,6 +342,8 @@ class _Running:
                 self._failed(outcome.task["name"], outcome)
                 if outcome.kind == "OutputError":
                     raise GeoslaveError(str(outcome.error))
+        if done:
+            settle(self.job.run.path)
         return done
 
     def _failed(self, name: str, outcome: Outcome) -> None:

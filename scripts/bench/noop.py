@@ -27,5 +27,5 @@ def empty_block(task: dict[str, Any]) -> dict[str, Any]:
         "seconds": 0.0,
     }
     run = RunFolder(Path(task["run"]))
-    write_record(run, task["grid"], str(facts["block"]), facts, _NOTHING, durable=False)
+    write_record(run, task["grid"], str(facts["block"]), facts, _NOTHING)
     return facts

@@ -10,6 +10,7 @@ from geoslave.cli.estimate_change import command as change_command
 from geoslave.cli.estimate_compare import compare_command
 from geoslave.cli.estimate_count import chapman_command, count_command
 from geoslave.cli.estimate_design import design_command
+from geoslave.cli.estimate_frame import frame_command
 from geoslave.cli.estimate_registry import command as registry_command
 from geoslave.cli.estimate_report import command as report_command
 
@@ -17,6 +18,7 @@ from geoslave.cli.estimate_report import command as report_command
 @click.group(
     "estimate",
     epilog=example(
+        "geoslave estimate frame regions/bihar --out frame.csv",
         "geoslave estimate design frame.csv --reviews 1500 --out sample.csv",
         "geoslave estimate count frame.csv reviews.csv --rates --out count.json",
         "geoslave estimate report count.json --detections kilns.gpkg --out report.html",
@@ -31,6 +33,7 @@ def command() -> None:
 
 
 for _command in (
+    frame_command,
     design_command,
     count_command,
     chapman_command,

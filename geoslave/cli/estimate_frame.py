@@ -1,0 +1,105 @@
+"""`geoslave estimate frame`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
+from geoslave.cli.estimate_files import read_layer
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+
+@click.command(
+    "frame",
+    epilog=example(
+        "geoslave estimate frame regions/bihar --min-confidence 0.5 --out frame.csv",
+        "geoslave estimate frame kilns.gpkg --ground searched.geojson --out frame.csv",
+    ),
+)
+@click.argument("searched", type=PATH, metavar="WHERE")
+@click.option("--ground", type=PATH, help="Polygons of what was searched; a column state says done, failed, to do.")
+@click.option("--aoi", type=PATH, help="Only tiles whose middle lies in these polygons. [default: the region's]")
+@click.option(
+    "--tile",
+    "tile_m",
+    type=click.FloatRange(50, 20_000),
+    default=1_000,
+    show_default=True,
+    metavar="METRES",
+    help="Side of a tile.",
+)
+@click.option("--min-confidence", type=SHARE, default=0.0, help="Detections below flag nothing. [default: all]")
+@click.option("--out", type=PATH, required=True, help="The frame (.csv).")
+@overwrite_option
+@json_option
+def frame_command(
+    searched: Path,
+    ground: Path | None,
+    aoi: Path | None,
+    tile_m: float,
+    min_confidence: float,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Cut searched ground into tiles with their detections: the frame of a count.
+
+    WHERE is the folder of a region, whose blocks say what failed or was not run, or a layer of detections with
+    --ground. Tiles that were not searched are in the frame with their status: a count refuses them, or reviews them.
+    """
+    from geoslave.detections.frame import gaps, make_frame
+    from geoslave.files import atomic_file, refuse_existing
+
+    refuse_existing(out, overwrite)
+    layer, blocks, around = _sources(searched, ground, aoi)
+    found = read_layer(layer, empty=True)
+    if "confidence" in found:
+        found = found[found["confidence"] >= min_confidence]
+    frame = make_frame(found, read_layer(blocks), tile_m, None if around is None else _outline(around))
+    with atomic_file(out, overwrite=overwrite) as draft:
+        frame.to_csv(draft, index=False)
+    missing = gaps(frame)
+    flagged = int((frame["n_flagged"] > 0).sum())
+    facts: dict[str, Any] = {
+        "tiles": len(frame),
+        "flagged": flagged,
+        "n_detections": int(frame["n_flagged"].sum()),
+        "gaps": missing,
+        "out": str(out),
+    }
+    answer(as_json, facts, [f"{len(frame):,} tiles, {flagged:,} with a detection  ->  {out}"])
+    if missing and not as_json:
+        told = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in missing.items())
+        note(f"not searched: {told}; a count refuses them unless --gaps stratum takes them as a stratum of their own")
+
+
+def _sources(searched: Path, ground: Path | None, aoi: Path | None) -> tuple[Path, Path, Path | None]:
+    """The layer of detections, the polygons that were searched, and the area of interest."""
+    from geoslave.errors import EstimateError
+    from geoslave.region.layout import RegionFolder
+
+    if not searched.is_dir():
+        if ground is None:
+            raise click.UsageError("a layer does not say where was looked: give --ground, or the folder of a region")
+        return searched, ground, aoi
+    region = RegionFolder(searched)
+    run = region.latest_run()
+    if run is None:
+        raise EstimateError(f"{searched} is no region that was run: give its folder (regions/NAME), or a layer")
+    layer = run.path / "detections.gpkg"
+    if not layer.is_file():
+        raise EstimateError(f"{run.path.name} has no detections.gpkg yet: make it with  geoslave region export")
+    own = run.aoi if run.aoi.is_file() else None
+    return layer, ground or region.blocks, aoi or own
+
+
+def _outline(path: Path) -> Any:
+    import shapely
+
+    layer: gpd.GeoDataFrame = read_layer(path)
+    return shapely.union_all(layer.geometry.to_crs(4326).to_numpy())

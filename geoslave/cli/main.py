@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Convert a layer of detections, filtered by confidence.",
     "release": "Publish counts that give no place away; check a folder before it leaves.",
     "provenance": "Lead a detection, a count or a release back to its origin.",
+    "search": "A new kind of site from a few examples: more like these, a model, and when to stop.",
     "targets": "Kinds of sites: list them, show one with its sources, check your own.",
     "models": "List the models, show their cards, take in others', check them.",
 }

@@ -50,6 +50,7 @@ from geoslave.imagery.preview import Layer, draw_scene
 from geoslave.imagery.raster import Raster, decode_scores
 from geoslave.imagery.scenefolder import find_scenes
 from geoslave.labels.formats import read_labels
+from geoslave.model.gate import gate_facts, gated
 from geoslave.model.package import ModelPackage, list_packages, open_package
 from geoslave.model.predict import load_network
 from geoslave.targets import get_target
@@ -286,6 +287,7 @@ def find_sites(
     taken: date | None = None,
     scores: str | Path | None = None,
     threads: int | None = None,
+    gate: bool = True,
     overwrite: bool = False,
 ) -> Findings:
     """Find sites in one scene or several, as `geoslave detect` does; what overlaps is reported once.
@@ -298,6 +300,7 @@ def find_sites(
         taken: when the scenes were taken. None: what they say.
         scores: where the score map goes (.tif), or the folder for those of several scenes.
         threads: of the processor. None: all cores.
+        gate: False looks everywhere closely, though the model has a gate.
 
     Raises:
         GeoslaveError: if a scene or the model cannot be used.
@@ -307,9 +310,9 @@ def find_sites(
     area = read_aoi(Path(aoi)) if isinstance(aoi, str | Path) else aoi
     request = Request(bands, crs, nodata, False, area, threshold, taken)
     place = None if scores is None else Path(scores)
-    network = load_network(package, "auto", threads)
+    network = gated(load_network(package, "auto", threads), package, threads, use=gate)
     found, results = detect_scenes(paths, package, network, request=request, scores=place, overwrite=overwrite)
-    origin = provenance(package, results, request)
+    origin = provenance(package, results, request, **gate_facts(package, used=gate))
     maps = () if place is None else _maps(place, [result.scene_id for result in results])
     operating = package.spec.confidence.operating
     return Findings(found, origin, operating, tuple(paths), request.reading(package.spec), maps)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 
 from geoslave.estimate.accuracy import assess_accuracy
 from geoslave.estimate.count import count_chapman, count_sites
 from geoslave.estimate.estimators import chapman, difference, discount, ppi_mean
-from geoslave.estimate.intervals import fay_feuer
+from geoslave.estimate.intervals import fay_feuer, wald
 from tests.estimate.tables import strata
 
 Z196 = float(2 * norm.cdf(1.96) - 1)
@@ -109,3 +112,33 @@ def test_olofsson_2013() -> None:
     assert (area.high - area.value) / 1.96 == pytest.approx(10751.4, abs=0.05)
     assert [p.value for p in found.producers] == pytest.approx([0.4806, 0.9942, 0.8969], abs=5e-5)
     assert found.overall.value == pytest.approx(0.94442, abs=5e-6)
+
+
+REAL = {
+    ("A", 500): (0.855, 0.963, 0.927, 0.28), ("A", 1500): (0.840, 0.977, 0.940, 0.16),
+    ("B", 500): (0.682, 0.935, 0.905, 0.39), ("B", 1500): (0.715, 0.955, 0.962, 0.23),
+    ("C", 500): (0.865, 0.955, 0.948, 0.28), ("C", 1500): (0.890, 0.988, 0.935, 0.16),
+    ("D", 500): (0.798, 0.942, 0.952, 0.34), ("D", 1500): (0.815, 0.973, 0.942, 0.20),
+    ("E", 500): (0.710, 0.928, 0.900, 0.49), ("E", 1500): (0.752, 0.950, 0.935, 0.29),
+}  # fmt: skip
+"""Coverage of the textbook gamma, the compound Poisson gamma and Wald, and the second one's half-width."""
+
+
+@pytest.mark.parametrize(("name", "n"), REAL, ids=str)
+def test_coverage_on_real_frames(name: str, n: int, data_dir: Path) -> None:
+    """Published from 400 to 600 repetitions: hence the tolerance of three of their standard errors."""
+    sites = pd.read_csv(data_dir / "site_frames" / f"frame_{name}.csv")["n_sites"].to_numpy()
+    size, there = np.arange(sites.max() + 1), np.bincount(sites)
+    rng = np.random.default_rng([ord(name), n])
+    drawn = rng.multivariate_hypergeometric(there, n, 2000, method="marginals")
+    weight, truth = len(sites) / n, sites.sum()
+    total, first, second = weight * (drawn @ size), weight**2 * (drawn @ size), weight**2 * (drawn @ size**2)
+    mean = drawn @ size / n
+    variance = len(sites) ** 2 * (1 / n - 1 / len(sites)) * (drawn @ size**2 - n * mean**2) / (n - 1)
+    ends = [fay_feuer(total, first, weight), fay_feuer(total, second, weight), wald(total, variance)]
+    covered = [float(((low <= truth) & (truth <= high)).mean()) for low, high in ends]
+    told = REAL[name, n]
+    for seen, published in zip(covered, told, strict=False):
+        assert seen == pytest.approx(published, abs=3 * (published * (1 - published) / 400) ** 0.5 + 0.005)
+    half = float((ends[1][1] - ends[1][0]).mean() / 2 / truth)
+    assert half == pytest.approx(told[3], abs=0.015)

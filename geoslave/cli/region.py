@@ -250,6 +250,7 @@ def _plan_lines(name: str, facts: dict[str, Any]) -> list[str]:
 @click.option("--workers", type=click.IntRange(0), help="Processes; 0 works in this one. [default: one per core]")
 @click.option("--dask", metavar="ADDRESS", help="Work on a dask.distributed cluster: its scheduler's address.")
 @click.option("--only", callback=_box, metavar="W,S,E,N", help="Only blocks in this box (degrees), others later.")
+@click.option("--no-gate", is_flag=True, help="Look everywhere closely, though the model has a gate: slower.")
 @regions_option
 @json_option
 def run(
@@ -257,6 +258,7 @@ def run(
     workers: int | None,
     dask: str | None,
     only: tuple[float, float, float, float] | None,
+    no_gate: bool,
     regions: Path,
     as_json: bool,
 ) -> int:
@@ -272,12 +274,13 @@ def run(
         raise click.UsageError("give --workers or --dask, not both: a cluster has its own workers")
     region = find_region(name, regions)
     with _bar(as_json) as watch:
-        summary = run_region(region, Choice(workers, dask, only), watch)
+        summary = run_region(region, Choice(workers, dask, only, gate=not no_gate), watch)
     for text in summary.notes:
         note(text)
     facts = {
         "region": region.name,
         "run": summary.run.path.name,
+        "gate": summary.gate,
         "blocks": summary.blocks,
         "done": summary.done_before + summary.done_now,
         "done_now": summary.done_now,

@@ -75,11 +75,16 @@ def write_report(
         records: see `geoslave.estimate.record`.
 
     Raises:
-        EstimateError: if there is nothing to report.
+        EstimateError: if there is nothing to report, or a record is not whole.
         MissingExtra: if a map of hexagons is wanted, and h3 is not installed.
         OutputError: if `out` exists and `overwrite` is false, or it cannot be written.
     """
-    text = page(records, cover, ground or Ground())
+    try:
+        text = page(records, cover, ground or Ground())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EstimateError(
+            f"the figures are not whole ({type(error).__name__}: {error}): make them again with this version of geoslave"
+        ) from error
     with atomic_file(out, overwrite=overwrite) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
@@ -571,7 +576,8 @@ ul { margin: .5rem 0; padding-left: 1.2rem; }
 li { margin: .3rem 0; }
 .references { font-size: .9rem; }
 footer { margin-top: 2.6rem; color: #6B7079; font-size: .86rem; }
-@page { size: A4; margin: 18mm 17mm 19mm; }
+@page { size: A4; margin: 18mm 17mm 19mm;
+  @bottom-right { content: counter(page) " / " counter(pages); color: #6B7079; font-size: 8.5pt; } }
 @media print { body { padding: 0; max-width: none; font-size: 10.5pt; } h1 { font-size: 20pt; }
   .cards b { font-size: 22pt; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

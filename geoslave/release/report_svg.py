@@ -20,7 +20,7 @@ from geoslave.charts import BLUE, GREY, ORANGE
 INK, FAINT = "#1A1E24", "#DFE2E6"
 WITHHELD = "#F1F2F4"
 RAMP = ("#DCEBF5", "#A9CFE6", "#6BAED6", "#2F86BD", "#0B4F86")
-WIDTH = 720
+WIDTH, MAP_HEIGHT = 720, 430
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class _View:
         pad = 0.04 * max(east - west, north - south, 0.01)
         west, south, east, north = west - pad, south - pad, east + pad, north + pad
         shrink = max(math.cos(math.radians((south + north) / 2)), 0.05)
-        per_degree = min(WIDTH / ((east - west) * shrink), 560 / (north - south))
+        per_degree = min(WIDTH / ((east - west) * shrink), MAP_HEIGHT / (north - south))
         # in the middle, where the region is narrower than the page
         west -= (WIDTH / per_degree / shrink - (east - west)) / 2
         return cls(west, north, per_degree, shrink, round((north - south) * per_degree))

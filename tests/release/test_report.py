@@ -165,6 +165,9 @@ def test_strata_named_after_places_are_protected_too() -> None:
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EstimateError, match="no figure"):
         page([{"kind": "design"}], Cover("x"), Ground())
+    with pytest.raises(EstimateError, match="not whole"):
+        write_report(tmp_path / "r.html", [{"kind": "count", "total": {}}], Cover("x"))
+    assert not (tmp_path / "r.html").exists()
     write_report(tmp_path / "r.html", [count()], Cover("x"))
     with pytest.raises(OutputError, match="exists"):
         write_report(tmp_path / "r.html", [count()], Cover("x"))

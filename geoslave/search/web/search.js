@@ -35,7 +35,7 @@ async function begin() {
     $("about").textContent = [target.shows, target.season && `When: ${target.season}`, target.lookalikes.length ? `Easily mistaken for it: ${target.lookalikes.join(", ")}.` : ""].filter(Boolean).join(" ");
     take(told);
     if (told.training?.running) poll();
-    $("grid").firstElementChild?.focus();
+    focusOn(state.focus);
   } catch (error) {
     notice(error.message);
   }
@@ -120,9 +120,18 @@ const current = () => state.page?.chips[state.focus];
 // One after another: each answer is on the disk before the next is sent.
 let sent = 0; // answers on their way
 
+function sending(count) {
+  sent = count;
+  document.body.dataset.sending = String(count);
+}
+
+window.addEventListener("beforeunload", (event) => {
+  if (sent > 0) event.preventDefault();
+});
+
 function send(work) {
   state.busy = state.busy.then(work).catch((error) => {
-    sent = 0;
+    sending(0);
     notice(error.message);
     $("saving").textContent = "";
     // what is shown may not be what is kept
@@ -138,7 +147,7 @@ function answer(number, said, at = undefined) {
   if (at) chip.marks = [[at]];
   state.page.undoable = true;
   drawPage();
-  sent += 1;
+  sending(sent + 1);
   return send(async () => {
     merge(await post("/api/answer", { chip: chip.chip, answer: said, ...(at ? { at } : {}) }));
     notice("");
@@ -148,7 +157,7 @@ function answer(number, said, at = undefined) {
 
 // Answers given meanwhile are on their way: what the server does not know yet stays as it is shown.
 function merge(page) {
-  sent -= 1;
+  sending(sent - 1);
   if (sent > 0) return;
   state.page = page;
   drawPage();

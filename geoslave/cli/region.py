@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
+from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option
 
 if TYPE_CHECKING:
     from geoslave.region.run import Progress
@@ -22,7 +22,7 @@ COMMANDS = {
     "plan": ("geoslave.cli.region", "plan", "Blocks, disk, memory and time, measured on this machine."),
     "run": ("geoslave.cli.region", "run", "Find sites in all scenes; run again to go on where it stopped."),
     "status": ("geoslave.cli.region", "status", "How far a run is; from another shell, too."),
-    "export": ("geoslave.cli.region", "export", "Write the merged layers."),
+    "export": ("geoslave.cli.region_export", "command", "Write the merged layers, or a QGIS project."),
     "schema": ("geoslave.cli.region", "schema", "Print the JSON schema of region.yaml, for editors."),
 }
 
@@ -331,60 +331,3 @@ def status(name: str, regions: Path, as_json: bool) -> None:
     if len(told.failed) > 20:
         lines.append(f"  and {len(told.failed) - 20} more failed: --json lists them")
     answer(as_json, told.to_dict(), lines)
-
-
-@click.command(
-    "export", epilog=example("geoslave region export bihar", "geoslave region export bihar --out bihar.gpkg")
-)
-@click.argument("name")
-@click.option(
-    "--out",
-    "outputs",
-    multiple=True,
-    type=PATH,
-    help="A layer: .gpkg, .geojson, .fgb or .parquet; may be given several times. "
-    "[default: detections.gpkg, .geojson and .parquet in the run's folder]",
-)
-@click.option("--min-confidence", type=SHARE, help="Leave out detections below.")
-@click.option("--allow-gaps", is_flag=True, help="Export though blocks are missing; the layer says so.")
-@regions_option
-@overwrite_option
-@json_option
-def export(
-    name: str,
-    outputs: tuple[Path, ...],
-    min_confidence: float | None,
-    allow_gaps: bool,
-    regions: Path,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Write what the region NAME holds as layers: joined across blocks and scenes, each site once.
-
-    As with geoslave detect, GeoPackage and GeoParquet keep detections of low confidence; GeoJSON and
-    FlatGeobuf hold those the model stands by, unless --min-confidence says otherwise.
-    """
-    from geoslave.region.layout import find_region
-    from geoslave.region.publish import export_region
-
-    result = export_region(
-        find_region(name, regions), outputs, min_confidence, allow_gaps=allow_gaps, overwrite=overwrite
-    )
-    for text in result.notes:
-        note(text)
-    facts = {
-        "region": name,
-        "run": result.run,
-        "layers": {str(path): count for path, count in result.layers.items()},
-        "blocks_missing": len(result.missing),
-        "operating_confidence": result.operating,
-        "n_confident": result.n_confident,
-    }
-    lines = [f"{result.n_confident} detections with a confidence of {result.operating:.2f} or more"]
-    lines += [f"  {count} detections  ->  {path}" for path, count in result.layers.items()]
-    if result.missing:
-        gaps = f"{len(result.missing)} blocks are missing: sites there are not in the layers"
-        note(gaps)
-        lines.append(f"  GAPS: {gaps}")
-    lines.append("  A detection is an indicator of a kind of site, never evidence of a crime.")
-    answer(as_json, facts, lines)

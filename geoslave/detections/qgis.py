@@ -270,7 +270,7 @@ def counts_qml(values: Sequence[float], columns: Sequence[str] = ()) -> str:
 
 
 def changes_qml(columns: Sequence[str] = (), side_m: float = SIDE_M) -> str:
-    """The style of sites with their history; the temporal controller shows each while it was there."""
+    """The style of sites with their history; the temporal controller shows each until it was absent."""
     far = _far(side_m)
     looks = {
         "appeared": ("appeared", (255, 120, 0), "triangle", "solid"),
@@ -296,12 +296,12 @@ def changes_qml(columns: Sequence[str] = (), side_m: float = SIDE_M) -> str:
         "first_seen": "First seen",
         "last_seen": "Last seen",
         "gone_by": "Absent on",
-        "shown_until": "Shown until (empty: still there)",
+        "shown_until": "Shown until it was absent",
     }
     word = '"status" || \' \' || year("first_seen")'
     labels = Labels(word, smallest_scale=_near(side_m), show="\"status\" <> 'persisted'")
     temporal = (
-        '<temporal enabled="1" mode="2" startField="first_seen" endField="shown_until" accumulate="0" limitMode="1" '
+        '<temporal enabled="1" mode="2" startField="first_seen" endField="shown_until" accumulate="0" limitMode="0" '
         'fixedDuration="0" durationUnit="min" durationField="" startExpression="" endExpression="">'
         "<fixedRange><start/><end/></fixedRange></temporal>"
     )
@@ -391,10 +391,10 @@ def class_edges(values: Sequence[float], most: int) -> list[float]:
     """Whole, rounded limits of at most so many classes with about as many values in each."""
     if not len(values):
         return [0.0, 1.0]
-    top = float(np.ceil(max(values)))
+    top = max(float(np.ceil(max(values))), 1.0)
     inner = np.quantile(values, np.linspace(0, 1, most + 1)[1:-1])
     edges = sorted({0.0, *(_rounded(float(edge)) for edge in inner)} - {top})
-    return [edge for edge in edges if edge < top] + [max(top, 1.0)]
+    return [edge for edge in edges if edge < top] + [top]
 
 
 def _rounded(value: float) -> float:

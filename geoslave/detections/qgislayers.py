@@ -20,7 +20,6 @@ from geoslave.errors import GeoslaveError
 
 CHANGE_COLUMNS = ("status", "first_seen", "last_seen")
 _DAYS = ("first_seen", "last_seen", "first_seen_after", "gone_by", "shown_until")
-_STILL_THERE = ("persisted", "appeared")
 
 
 def write_layer(table: gpd.GeoDataFrame, path: Path, layer: str, qml: str, name: str) -> Path:
@@ -103,9 +102,11 @@ def read_changes(path: Path) -> gpd.GeoDataFrame:
 
 
 def dated_changes(changes: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Days as days, which QGIS's temporal controller wants; `shown_until` is empty for what is still there."""
-    there = changes["status"].isin(_STILL_THERE)
-    table = changes.assign(shown_until=changes["last_seen"].where(~there, None))
+    """Days as days, which QGIS's temporal controller wants.
+
+    `shown_until` is the day of the first absence; empty for what is there or could not be seen any more.
+    """
+    table = changes.assign(shown_until=changes.get("gone_by"))
     for name in _DAYS:
         if name in table:
             days = [_day(value) for value in table[name]]

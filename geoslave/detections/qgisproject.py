@@ -191,10 +191,9 @@ def _rasters(draft: Path, scores: Rasters, scenes: Rasters) -> list[Group]:
         layer for path in _merged(_made(scores, draft / "scores"), draft / "scores") for layer in _score_layers(path)
     ]
     pictures = _made(scenes, draft / "imagery")
-    ready = callable(scenes)
-    if ready:
+    if callable(scenes):
         pictures = _merged(pictures, draft / "imagery")
-    return [Group("Scores", score_layers), Group("Imagery", [_scene(path, ready) for path in pictures])]
+    return [Group("Scores", score_layers), Group("Imagery", [_scene(path) for path in pictures])]
 
 
 def _made(rasters: Rasters, into: Path) -> list[Path]:
@@ -233,14 +232,14 @@ def _score_layers(path: Path) -> list[Layer]:
     ]
 
 
-def _scene(path: Path, ready: bool) -> Layer:
+def _scene(path: Path) -> Layer:
     with opened(path) as file:
         return Layer(
             name=path.stem,
             source=f"./{path.parent.name}/{path.name}",
             kind="raster",
             crs=file.crs,
-            style=scene_style(file, ready),
+            style=scene_style(file),
             points=_raster_corners(file),
             frames=True,
             in_legend=False,
@@ -338,7 +337,8 @@ SHOWING ONLY WHAT IS SURE
   The eye above the list of layers offers choices: Overview, Detections, Scores, ...
 
 CHANGE
-  The layer "Change between dates" follows QGIS's temporal controller (the clock): each site shows while it was there.
+  The layer "Change between dates" follows QGIS's temporal controller (the clock): each site shows from the day
+  it was first seen until the day it was found absent.
 
 PRINT
   Project > Layouts: Map (A4), and one for counts and change where there are some.

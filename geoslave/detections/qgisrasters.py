@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import MemoryFile
 
 from geoslave.errors import OutputError, SceneError
@@ -24,6 +24,8 @@ PLAIN_SIDE = 2048
 """Pixels; a larger copy gets overviews, if it has none."""
 _COLOURS = {"red": {"red", "b4", "b04"}, "green": {"green", "b3", "b03"}, "blue": {"blue", "b2", "b02"}}
 """Words in bands' descriptions."""
+_KIND, _PICTURE = "GEOSLAVE_KIND", "picture"
+"""A raster's tag: its values are those of a screen."""
 _CUT = (2, 98)
 """Percentiles of a scene's bands that become black and white."""
 
@@ -67,6 +69,7 @@ def write_picture(raster: Raster, names: Sequence[str], path: Path) -> Path:
     with gdal_environment(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.write(pixels)
+            file.update_tags(**{_KIND: _PICTURE})
             file.write_mask(np.where(raster.valid, 255, 0).astype(np.uint8))
         with memory.open() as file:
             _write_cog(file, path, compress="JPEG", quality="88")
@@ -74,7 +77,7 @@ def write_picture(raster: Raster, names: Sequence[str], path: Path) -> Path:
 
 
 def write_mosaic(paths: Sequence[Path], path: Path) -> Path:
-    """Rasters of one CRS and one kind as one layer: a VRT beside their folder that names them relatively."""
+    """Score maps, or pictures, of one CRS as one layer: a VRT in their folder that names them relatively."""
     facts = []
     for part in paths:
         with rasterio.open(part) as file:
@@ -88,18 +91,20 @@ def write_mosaic(paths: Sequence[Path], path: Path) -> Path:
     width, height = round((east - west) / size), round((north - south) / size)
     count, nodata, titles = facts[0][3], facts[0][4], facts[0][5]
 
-    def sources(band: str, tag: str) -> str:
+    def sources(band: str) -> str:
         inside = ""
         for part, shape, transform, *_ in facts:
             name = escape(part.relative_to(path.parent).as_posix())
             x, y = (transform.c - west) / size, (north - transform.f) / size
             w, h = shape[1] * transform.a / size, shape[0] * -transform.e / size
-            missing = "" if nodata is None or tag == "SimpleSource" else f"<NODATA>{nodata:g}</NODATA>"
-            through = "<UseMaskBand>true</UseMaskBand>" if tag == "ComplexSource" and masked else ""
+            missing = "" if nodata is None else f"<NODATA>{nodata:g}</NODATA>"
+            through = "<UseMaskBand>true</UseMaskBand>" if masked else ""
             inside += (
-                f'<{tag}><SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>{band}</SourceBand>'
+                f'<ComplexSource><SourceFilename relativeToVRT="1">{name}</SourceFilename>'
+                f"<SourceBand>{band}</SourceBand>"
                 f'<SrcRect xOff="0" yOff="0" xSize="{shape[1]}" ySize="{shape[0]}"/>'
-                f'<DstRect xOff="{x:.6f}" yOff="{y:.6f}" xSize="{w:.6f}" ySize="{h:.6f}"/>{through}{missing}</{tag}>'
+                f'<DstRect xOff="{x:.6f}" yOff="{y:.6f}" xSize="{w:.6f}" ySize="{h:.6f}"/>'
+                f"{through}{missing}</ComplexSource>"
             )
         return inside
 
@@ -108,17 +113,14 @@ def write_mosaic(paths: Sequence[Path], path: Path) -> Path:
         f'<VRTRasterBand dataType="{_GDAL_TYPES[dtype]}" band="{k}">'
         + ("" if nodata is None else f"<NoDataValue>{nodata:g}</NoDataValue>")
         + f"<Description>{escape(titles[k - 1] or '')}</Description><ColorInterp>{colours[k - 1]}</ColorInterp>"
-        + sources(str(k), "ComplexSource")
+        + sources(str(k))
         + "</VRTRasterBand>"
         for k in range(1, count + 1)
     )
-    mask = (
-        f'<MaskBand><VRTRasterBand dataType="Byte">{sources("mask,1", "SimpleSource")}</VRTRasterBand></MaskBand>'
-        if masked
-        else ""
-    )
+    mask = f'<MaskBand><VRTRasterBand dataType="Byte">{sources("mask,1")}</VRTRasterBand></MaskBand>' if masked else ""
+    kind = f'<Metadata><MDI key="{_KIND}">{_PICTURE}</MDI></Metadata>' if masked else ""
     path.write_text(
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(crs.to_wkt())}</SRS>'
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{kind}<SRS>{escape(crs.to_wkt())}</SRS>'
         f"<GeoTransform>{west!r}, {size!r}, 0, {north!r}, 0, {-size!r}</GeoTransform>{bands}{mask}</VRTDataset>\n",
         encoding="utf-8",
     )
@@ -153,13 +155,13 @@ def opened(path: Path) -> Any:
     return file
 
 
-def scene_style(file: Any, ready: bool = False) -> str:
+def scene_style(file: Any) -> str:
     """How QGIS shows an open scene (the inside of a QML): natural colours, bands stretched between percentiles.
 
-    Args:
-        ready: values are those of a screen (`write_picture`): nothing is stretched.
+    Pictures (`write_picture`) are shown as they are.
     """
     bands = _colour_bands(file)
+    ready = file.tags().get(_KIND) == _PICTURE
     stretched = ""
     for name, band in zip(("red", "green", "blue"), bands, strict=True):
         low, high = (0.0, 255.0) if ready else _percentiles(file, band)
@@ -170,9 +172,17 @@ def scene_style(file: Any, ready: bool = False) -> str:
     red, green, blue = bands
     return (
         f'<pipe><rasterrenderer type="multibandcolor" redBand="{red}" greenBand="{green}" blueBand="{blue}" '
-        f'alphaBand="-1" opacity="1">{stretched}</rasterrenderer>'
+        f'alphaBand="{_alpha_band(file)}" opacity="1">{stretched}</rasterrenderer>'
         '<rasterresampler zoomedInResampler="cubic" zoomedOutResampler="bilinear" maxOversampling="2"/></pipe>'
     )
+
+
+def _alpha_band(file: Any) -> int:
+    """The band that says what is clear; QGIS counts a mask as one more band. -1: none."""
+    alpha = [number for number, kind in enumerate(file.colorinterp, start=1) if kind == ColorInterp.alpha]
+    if alpha:
+        return alpha[0]
+    return int(file.count) + 1 if MaskFlags.per_dataset in file.mask_flag_enums[0] else -1
 
 
 def _colour_bands(file: Any) -> tuple[int, int, int]:

@@ -167,7 +167,7 @@ def badge(colour: Colour, sign: str, size_mm: float, offset_mm: float = 0.0) -> 
 
 def centroid(*markers: str, enabled: str | None = None) -> str:
     """Markers on the middle of a polygon, for scales at which it is a speck."""
-    properties = {"point_on_surface": 1, "point_on_all_parts": 0}
+    properties = {"point_on_surface": 0, "point_on_all_parts": 0}
     return layer("CentroidFill", properties, enabled=enabled, inside=marker_symbol(*markers).format(name="@0@0"))
 
 

@@ -1,0 +1,209 @@
+"""A region's run as a folder for QGIS: detections, blocks, score maps and small pictures of the scenes.
+
+Scenes stay where they are, however many and however far: the folder holds pictures of them, so small
+together that it can be handed over. Nothing in it names a place of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geoslave.detections.measure import to_wgs84
+from geoslave.detections.qgisproject import Companions, write_project
+from geoslave.detections.qgisrasters import free_name, write_picture
+from geoslave.errors import GeoslaveError
+from geoslave.files import scratch_folder
+from geoslave.imagery.geotiff import gdal_environment
+from geoslave.imagery.raster import Raster, decode_scores
+from geoslave.imagery.scorefile import publish_scores, score_file
+from geoslave.region.blocks import Job, open_job
+from geoslave.region.grids import GridRecord, open_input
+from geoslave.region.layout import RegionFolder, read_json
+from geoslave.region.merge import merge
+from geoslave.region.records import read_record
+from geoslave.region.run import known_records
+
+FOLDER = "qgis"
+"""Within a run's folder, where no other is asked for."""
+PICTURE_SIDE = 4096
+"""Pixels on the longer side of a scene's picture, at most."""
+PICTURES_PX = 150_000_000
+"""Of all pictures together."""
+_SMALLEST_SIDE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A project that was written."""
+
+    project: Path
+    run: str
+    n_detections: int
+    min_confidence: float
+    """What it hides at first."""
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export_project(
+    region: RegionFolder,
+    folder: Path | None = None,
+    *,
+    min_confidence: float | None = None,
+    companions: Companions | None = None,
+    scores: bool = True,
+    scenes: bool = True,
+    allow_gaps: bool = False,
+    overwrite: bool = False,
+) -> Handed:
+    """Write the project of the run that was worked on last.
+
+    Args:
+        folder: none means one in the run's folder, renewed if there.
+        min_confidence: what the project hides at first; none means what the model stands by. All are in it.
+        companions: verdicts, counts and changes to show beside.
+        scores, scenes: whether to take score maps and pictures of scenes along.
+
+    Raises:
+        GeoslaveError: if there is no run, or blocks are missing and `allow_gaps` is false.
+        OutputError: if the folder is there already or cannot be written.
+    """
+    run = region.latest_run()
+    if run is None:
+        raise GeoslaveError(
+            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
+        )
+    job = open_job(run)
+    records = known_records(job)
+    merged = merge(job, records, allow_gaps=allow_gaps)
+    operating = job.package.spec.confidence.operating if min_confidence is None else min_confidence
+    notes = list(merged.notes)
+    if scores and not any((run.path / "scores").glob("*/*.tif")):
+        scores = False
+        notes.append("the run kept no score maps (keep_scores: false): the project has none")
+    ready = [record for record in records.values() if record.status == "ok"]
+    blocks = block_table(job, records)
+    facts = [f"{len(merged.gaps.missing)} blocks missing"] if merged.gaps else []
+    project = write_project(
+        merged.detections,
+        folder or run.path / FOLDER,
+        provenance={**merged.provenance, "min_confidence": 0.0},
+        title=f"{region.name}: {job.package.spec.title}",
+        min_confidence=operating,
+        companions=replace(
+            companions or Companions(),
+            blocks=blocks if len(blocks) else None,
+            area=_area(job),
+            scores=(lambda into: list(_score_maps(job, ready, into))) if scores else (),
+            scenes=(lambda into: list(_pictures(job, ready, into, notes))) if scenes else (),
+            facts=facts,
+        ),
+        overwrite=overwrite or folder is None,
+    )
+    return Handed(project, run.path.name, len(merged.detections), operating, merged.gaps.missing, tuple(notes))
+
+
+def block_table(job: Job, records: Mapping[str, GridRecord]) -> gpd.GeoDataFrame:
+    """The blocks of a run in longitude and latitude: grid, block, status, n_objects, reason.
+
+    `status` is done, empty (done, and nothing reached the threshold), failed, or to do.
+    """
+    rows: list[dict[str, Any]] = []
+    shapes: list[Any] = []
+    for record in records.values():
+        blocks = [record.block(row, col) for row, col in record.blocks]
+        if not blocks:
+            continue
+        rows += [_block_facts(job, record.name, block.name) for block in blocks]
+        outlines = np.array([_outline(record, block.core) for block in blocks], object)
+        shapes += list(to_wgs84(outlines, record.geobox.crs.proj))
+    columns = ["grid", "block", "status", "n_objects", "reason"]
+    table = gpd.GeoDataFrame(rows, columns=columns, geometry=shapes, crs="EPSG:4326")
+    return table.astype({"n_objects": "Int64"})
+
+
+def _block_facts(job: Job, grid: str, block: str) -> dict[str, Any]:
+    told = read_record(job.run, grid, block)
+    if told is not None:
+        n_objects = int(told[0]["n_objects"])
+        return {"grid": grid, "block": block, "status": "done" if n_objects else "empty", "n_objects": n_objects}
+    failure = read_json(job.run.failed(f"{grid}-{block}"))
+    reason = None if failure is None else str(failure["reason"])
+    return {"grid": grid, "block": block, "status": "to do" if reason is None else "failed", "reason": reason}
+
+
+def _outline(record: GridRecord, core: Window) -> shapely.Polygon:
+    affine = record.geobox.affine
+    box = shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
+    return shapely.transform(box, lambda xy: np.column_stack(affine @ (xy[:, 0], xy[:, 1])))
+
+
+def _area(job: Job) -> gpd.GeoDataFrame | None:
+    """The area of interest as a layer."""
+    if job.aoi is None:
+        return None
+    return gpd.GeoDataFrame({"name": ["area of interest"]}, geometry=[job.aoi.union_all()], crs=job.aoi.crs)
+
+
+def _score_maps(job: Job, records: Sequence[GridRecord], into: Path) -> Iterator[Path]:
+    """The blocks' scores as one cloud-optimized GeoTIFF for each grid."""
+    into.mkdir(exist_ok=True)
+    for record in records:
+        tiles = [(record.block(row, col), record) for row, col in record.blocks]
+        there = [(block, job.run.scores(record.name, block.name)) for block, _ in tiles]
+        there = [(block, path) for block, path in there if path.is_file()]
+        if not there:
+            continue
+        target = free_name(into, record.name, ".tif")
+        with scratch_folder(target) as work:
+            draft = work / "scores.tif"
+            with (
+                gdal_environment(),
+                score_file(draft, record.geobox, job.package.spec.classes, record.block_px) as file,
+            ):
+                for block, path in there:
+                    with rasterio.open(path) as tile:
+                        box = GeoBox(tile.shape, tile.transform, record.geobox.crs)
+                        file.write(decode_scores(tile.read(), box), block.core)
+            publish_scores(draft, target)
+        yield target
+
+
+def _pictures(job: Job, records: Sequence[GridRecord], into: Path, notes: list[str]) -> Iterator[Path]:
+    """A picture of each grid's imagery; one that cannot be read is noted."""
+    into.mkdir(exist_ok=True)
+    side = int(min(PICTURE_SIDE, max(_SMALLEST_SIDE, sqrt(PICTURES_PX / max(1, len(records))))))
+    for record in records:
+        try:
+            with gdal_environment():
+                raster, names = _overview(job, record, side)
+            yield write_picture(raster, names, free_name(into, record.name, ".tif"))
+        except (GeoslaveError, RasterioError, OSError) as error:
+            notes.append(f"{record.name} has no picture in the project: {' '.join(str(error).split())}")
+
+
+def _overview(job: Job, record: GridRecord, side: int) -> tuple[Raster, tuple[str, ...]]:
+    """A grid's imagery with at most `side` pixels on its longer side, and the names of its bands."""
+    given = job.inputs[record.name]
+    if given.path is None:
+        box = record.geobox
+        shrink = max(1.0, max(box.shape) / side)
+        shape = (max(1, round(box.shape[0] / shrink)), max(1, round(box.shape[1] / shrink)))
+        affine = box.affine @ box.affine.scale(box.shape[1] / shape[1], box.shape[0] / shape[0])
+        given = replace(given, geobox=(shape, tuple(affine)[:6], str(box.crs)))
+    with open_input(given, job.config, job.package.spec, job.items) as source:
+        whole = Window(0, 0, source.geobox.shape[1], source.geobox.shape[0])
+        raster = source.read(whole) if given.path is None else source.overview(side)
+        return raster, tuple(source.bands)

@@ -38,7 +38,7 @@ from geoslave.files import free_bytes
 
 REGIONS = "regions"
 """The folder of regions, where none is named."""
-FORMAT = 1
+FORMAT = 2
 """Of what a run keeps on disk; a later one starts anew."""
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ _TELL_EVERY_S = 1.0
 """progress.json is renewed this often."""
 _RATE_OVER_S = 300
 """The rate is that of so long a time."""
+_CHECKED_TOGETHER = 64
+"""Blocks that one thread checks before it hands them over."""
 _BLOCKS_AT_ONCE = 5_000
 """Outlines in memory while blocks.geojson is written."""
 
@@ -151,8 +153,9 @@ def run_region(
             tell.stop(error)
             log("stop", why=str(error) or type(error).__name__)
             raise
-        with suppress(GeoslaveError):  # a picture of the blocks is worth no failure
-            write_blocks(region, job)
+        if summary.done_now or summary.failures or not _shows_blocks_of(region, job):
+            with suppress(GeoslaveError):  # a picture of the blocks is worth no failure
+                write_blocks(region, job)
         log("end", done=summary.done_now, failed=len(summary.failures), seconds=round(summary.seconds, 1))
         return summary
 
@@ -215,9 +218,14 @@ def check_blocks(
     run: RunFolder, blocks: Sequence[tuple[str, int, int, str]]
 ) -> dict[tuple[str, int, int], dict[str, Any]]:
     """Facts of those blocks (grid, row, col, name) that are done and whole: every checksum is looked at."""
-    # hashing lets other threads run
+    parts = [blocks[start : start + _CHECKED_TOGETHER] for start in range(0, len(blocks), _CHECKED_TOGETHER)]
+
+    def check(part: Sequence[tuple[str, int, int, str]]) -> list[dict[str, Any] | None]:
+        return [finished(run, grid, name) for grid, _, _, name in part]
+
+    # reading and hashing let other threads run
     with ThreadPoolExecutor(min(8, 2 * usable_cores())) as pool:
-        facts = pool.map(lambda block: finished(run, block[0], block[3]), blocks, chunksize=1)
+        facts = chain.from_iterable(pool.map(check, parts))
         return {block[:3]: one for block, one in zip(blocks, facts, strict=True) if one is not None}
 
 
@@ -226,7 +234,7 @@ def write_blocks(region: RegionFolder, job: Job) -> None:
     draft = region.blocks.with_name(f".~{region.blocks.name}")
     try:
         with draft.open("w", encoding="utf-8") as file:
-            file.write('{"type": "FeatureCollection", "name": "blocks", "features": [')
+            file.write(_blocks_head(job))
             before = "\n"
             for feature in _block_features(job):
                 file.write(before + json.dumps(feature))
@@ -237,6 +245,18 @@ def write_blocks(region: RegionFolder, job: Job) -> None:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise OutputError(f"{region.blocks} cannot be written ({error.strerror}): free some space") from error
+
+
+def _blocks_head(job: Job) -> str:
+    """How blocks.geojson begins."""
+    return f'{{"type": "FeatureCollection", "name": "blocks", "run": {json.dumps(job.run.path.name)}, "features": ['
+
+
+def _shows_blocks_of(region: RegionFolder, job: Job) -> bool:
+    """True if blocks.geojson is of this run."""
+    with suppress(OSError), region.blocks.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n") == _blocks_head(job)
+    return False
 
 
 def _block_features(job: Job) -> Iterator[dict[str, Any]]:

@@ -132,6 +132,20 @@ def locate_examples(index: ChipIndex, points: gpd.GeoDataFrame, what: str = "exa
     return Located(np.unique(found), notes)
 
 
+def as_answers(index: ChipIndex, yes: Located, no: Located | None = None) -> Answers:
+    """Examples and counter-examples as answers.
+
+    Raises:
+        SearchError: if a chip holds both.
+    """
+    others = np.zeros(0, np.int64) if no is None else no.rows
+    both = np.intersect1d(yes.rows, others)
+    if len(both):
+        ids = ", ".join(str(chip) for chip in index.chips["chip_id"].iloc[both[:3]])
+        raise SearchError(f"{len(both)} chips hold both an example and a counter-example ({ids}): take one of them out")
+    return Answers.of({int(row): row not in others for row in np.concatenate([yes.rows, others])})
+
+
 @dataclass
 class Campaign:
     """A campaign that is opened. One process at a time writes to it; threads may share it."""
@@ -402,10 +416,7 @@ def start_campaign(
         raise SearchError("a page holds 1 to 500 chips, and the audit's share lies between 0 and 1")
     yes = locate_examples(index, like)
     no = None if unlike is None else locate_examples(index, unlike, "counter-examples")
-    both = [] if no is None else np.intersect1d(yes.rows, no.rows).tolist()
-    if both:
-        ids = ", ".join(str(chip) for chip in index.chips["chip_id"].iloc[both[:3]])
-        raise SearchError(f"{len(both)} chips hold both an example and a counter-example ({ids}): take one of them out")
+    as_answers(index, yes, no)
     width = index.settings.core_px * index.facts["reading"]["gsd_m"]
     settings = {
         "name": name,

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.ndimage import uniform_filter
 
 from geoslave.errors import ModelError
 from geoslave.imagery.raster import Raster
@@ -31,6 +32,9 @@ LONGEST = 512
 FORMAT = 1
 """Changes when the same chip would get another vector."""
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
+_EXTREMES = (0, 1, 5, 50, 95, 99, 100)
+_SURROUNDINGS = ((1, 5), (3, 9), (7, 21))
+"""Sides of a square and of the larger one around it, in pixels."""
 _BANDS_IN_FULL = 4
 _FARTHEST = 6.0
 """Standard deviations beyond which a number says no more."""
@@ -134,18 +138,31 @@ def embed(embedder: Embedder, chips: Sequence[Raster], factor: ArrayLike, summan
 
 
 def look(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Colour and texture [n, feature] of chips [n, band, y, x]: percentiles of each band, of its share of all
-    bands, of brightness and of local change. Of more than four bands only the bands and the change."""
+    """Colour and texture [n, feature] of chips [n, band, y, x].
+
+    Percentiles of each band, of its share of all bands, of brightness and of local change; and of what is
+    brighter or of another colour than its surroundings, at three sizes: a small site in a large chip shows in
+    these alone. Of more than four bands only the bands themselves, the change and the brightness' contrast.
+    """
     display = np.maximum((scaled + 1) / 2, 0)
+    few = scaled.shape[1] <= _BANDS_IN_FULL
     brightness = display.mean(axis=1, keepdims=True)
-    planes = [display]
-    if scaled.shape[1] <= _BANDS_IN_FULL:
-        planes += [display / (display.sum(axis=1, keepdims=True) + 0.15), brightness]
+    shares = display / (display.sum(axis=1, keepdims=True) + 0.15)
     steps = np.abs(np.diff(brightness, axis=2))[..., :-1] + np.abs(np.diff(brightness, axis=3))[:, :, :-1]
     change = np.pad(steps, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
-    stack = np.concatenate([*planes, change], axis=1).astype(np.float32)
-    percentiles = PERCENTILES if scaled.shape[1] <= _BANDS_IN_FULL else (10, 50, 90)
-    return _percentiles(stack, valid, percentiles)
+    planes = [display, shares, brightness, change] if few else [display, change]
+    own = _percentiles(np.concatenate(planes, axis=1), valid, PERCENTILES if few else (10, 50, 90))
+    parts = [brightness, shares[:, :3]] if few else [brightness]
+    return np.concatenate([own, _contrast(np.concatenate(parts, axis=1), valid)], axis=1)
+
+
+def _contrast(planes: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """[n, feature] of planes [n, plane, y, x] against their surroundings."""
+    found = []
+    for inner, outer in _SURROUNDINGS:
+        means = [uniform_filter(planes, (0, 0, side, side)) for side in (inner, outer)]
+        found.append(_percentiles(means[0] - means[1], valid, _EXTREMES))
+    return np.concatenate(found, axis=1)
 
 
 def standardised(

@@ -90,6 +90,17 @@ class Settings(BaseModel):
         return (self.chip_px - self.core_px) // 2
 
 
+def settings_for(length_m: float, gsd_m: float) -> Settings:
+    """Chips for sites of a length: about three sites wide, so that one fills enough of its chip to show.
+
+    Of large sites a piece of 480 m, as Amazon Mining Watch works on.
+    """
+    across_m = min(3.2 * length_m, max(length_m, 480.0))
+    chip = int(np.clip(2 * round(across_m / gsd_m / 2), 16, 128))
+    core = 2 * round(chip / 3)
+    return Settings(chip_px=chip, core_px=core)
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """The imagery that an index is made of."""

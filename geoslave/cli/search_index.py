@@ -1,0 +1,296 @@
+"""`geoslave search index`, `query` and `status`: chips as vectors, more like these, and how far a search is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option, progress, scene_options
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from geoslave.search.campaign import Standing
+    from geoslave.search.index import ChipIndex
+
+
+@click.command(
+    "index",
+    epilog=example(
+        "geoslave search index delta",
+        "geoslave search index --scenes delta_2024.tif --out delta-index --target fish_camp",
+    ),
+)
+@click.argument("region", required=False)
+@click.option("--scenes", "scenes", type=PATH, multiple=True, metavar="FILE", help="Rasters, where there is no region.")
+@click.option("--out", type=PATH, help="Folder of the index.  [default: search in the region's folder]")
+@click.option("--embedder", metavar="MODEL", help="What sees the chips: a model, or a folder with embedder.json.  "
+              "[default: the region's model, else kiln-s2]")  # fmt: skip
+@click.option("--target", help="What will be sought: chips are cut to its size.")
+@click.option("--chip", "chip_px", type=click.IntRange(8, 512), help="Side of a chip in pixels.  [default: 48]")
+@click.option("--core", "core_px", type=click.IntRange(4, 512), help="Step from chip to chip.  [default: two thirds]")
+@click.option("--gsd", "gsd_m", type=click.FloatRange(0.01, 1000), help="Metres a pixel.  [default: the embedder's]")
+@click.option("--aoi", type=PATH, help="Polygons; with --scenes, only chips that touch them.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to compute with.  [default: one a core]")
+@click.option("--regions", type=PATH, default=Path("regions"), show_default=True, help="The folder of regions.")
+@scene_options
+@overwrite_option
+@json_option
+def index(
+    region: str | None,
+    scenes: tuple[Path, ...],
+    out: Path | None,
+    embedder: str | None,
+    target: str | None,
+    chip_px: int | None,
+    core_px: int | None,
+    gsd_m: float | None,
+    aoi: Path | None,
+    threads: int | None,
+    regions: Path,
+    bands: dict[str, int] | None,
+    crs: str | None,
+    nodata: Any,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Embed every chip of a REGION (or of --scenes) once, so that asking for more like these takes an instant.
+
+    About 1 kB a chip. Stopped at any moment, the same command goes on where it was. A scene that is replaced
+    afterwards is noticed; making the index anew (--overwrite) keeps the answers of its campaigns.
+    """
+    from geoslave.imagery.aoi import read_aoi
+    from geoslave.region.layout import find_region
+    from geoslave.search.embedder import open_embedder
+    from geoslave.search.index import build_index, region_ground, scenes_ground
+    from geoslave.targets import get_target
+
+    if (region is None) == (not scenes):
+        raise click.UsageError("give a REGION, or --scenes with --out")
+    if region is not None:
+        folder = find_region(region, regions)
+        ground = region_ground(folder)
+        into, seen_by, sought = out or folder.path / "search", embedder or ground.config.model, ground.config.target
+    else:
+        if out is None:
+            raise click.UsageError("--scenes needs --out, the folder of the index")
+        area = None if aoi is None else read_aoi(aoi)
+        ground = scenes_ground(scenes, aoi=area, bands=bands, crs=crs, nodata=nodata)
+        into, seen_by, sought = out, embedder or "kiln-s2", ""
+    opened = open_embedder(seen_by, threads)
+    wanted = target or sought
+    settings = _settings(chip_px, core_px, gsd_m, get_target(wanted) if wanted else None, gsd_m or opened.spec.gsd_m)
+    with progress(as_json) as step:
+        built = build_index(ground, into, opened, settings, overwrite=overwrite, step=step)
+    for text in built.notes:
+        note(text)
+    facts = {name: getattr(built, name) for name in built.__slots__}
+    speed = f", {built.chips_per_second:,.0f} chips a second, {built.reading_share:.0%} of the work was reading"
+    lines = [
+        f"{built.chips:,} chips  ->  {built.folder}  ({built.bytes_per_chip:,.0f} bytes each{speed})"
+        if built.parts
+        else f"{built.chips:,} chips  ->  {built.folder}",
+        f"  next:  geoslave search query {built.folder} --like places.geojson --out ranked.gpkg",
+    ]
+    answer(as_json, facts, lines)
+
+
+@click.command(
+    "query",
+    epilog=example(
+        "geoslave search query delta-index --like ten_camps.geojson --out ranked.gpkg",
+        "geoslave search query delta-index --like camps.gpkg --unlike not_camps.gpkg --out ranked.gpkg --tasks look",
+    ),
+)
+@click.argument("index", type=PATH)
+@click.option("--like", type=PATH, required=True, help="Places of the kind that is sought; one is enough.")
+@click.option("--unlike", type=PATH, help="Places that look alike and are not.")
+@click.option("--out", type=PATH, required=True, help="A layer: .gpkg, .geojson, .fgb or .parquet.")
+@click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Chips in the layer.")
+@click.option("--kind", default="site", show_default=True, help="Name of the kind, for the layer and the tasks.")
+@click.option("--tasks", type=PATH, help="A folder: the chips as review tasks too (geoslave review serve).")
+@overwrite_option
+@json_option
+def query(
+    index: Path,
+    like: Path,
+    unlike: Path | None,
+    out: Path,
+    limit: int,
+    kind: str,
+    tasks: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Rank the chips of an INDEX by how much they look like some places: more like these.
+
+    The layer opens in QGIS graded by score. A score ranks; it is no probability. The first twenty are varied: not one
+    place twenty times. To go on with answers, page by page, use  geoslave search review.
+    """
+    import time
+
+    from geoslave.detections.export import check_output, write_detections
+    from geoslave.files import refuse_existing
+    from geoslave.search.campaign import as_answers, locate_examples, ranked
+    from geoslave.search.index import open_index
+
+    check_output(out, overwrite)
+    if tasks is not None:
+        refuse_existing(tasks, overwrite=False)
+    with progress(as_json) as step:
+        step("reading the index", 0, 3)
+        opened = open_index(index)
+        yes = locate_examples(opened, _places(like))
+        no = None if unlike is None else locate_examples(opened, _places(unlike), "counter-examples")
+        began = time.perf_counter()
+        step("ranking", 1, 3)
+        table = ranked(opened, as_answers(opened, yes, no), limit)
+        seconds = time.perf_counter() - began
+        step("writing", 2, 3)
+        layer = _layer(opened, table, kind)
+        told = {"made_by": "geoslave search query", "embedder": opened.facts["embedder"]["name"],
+                "examples": len(yes.rows), "score": "ranks chips by likeness; no probability"}  # fmt: skip
+        write_detections(layer, out, provenance=told, overwrite=overwrite)
+    notes = yes.notes + (no.notes if no else ())
+    made = None if tasks is None else _tasks(opened, layer, tasks, kind, as_json)
+    for text in notes:
+        note(text)
+    facts = {"layer": str(out), "chips": len(table), "of": len(opened), "examples": len(yes.rows),
+             "seconds": round(seconds, 3), "best_score": float(table["score"].max()), "notes": list(notes),
+             "tasks": None if made is None else {"folder": str(tasks), "tasks": made}}  # fmt: skip
+    lines = [f"{len(table):,} of {len(opened):,} chips, most likely first  ->  {out}"]
+    if made is not None:
+        lines.append(f"{made} tasks  ->  {tasks}    next:  geoslave review serve {tasks}")
+    answer(as_json, facts, lines)
+
+
+@click.command(
+    "status", epilog=example("geoslave search status delta-index", "geoslave search status delta-index/camps")
+)
+@click.argument("index", type=PATH)
+@json_option
+def status(index: Path, as_json: bool) -> None:
+    """What an INDEX holds, and how far each of its campaigns is; INDEX/NAME tells of one."""
+    from geoslave.search.campaign import list_campaigns, open_campaign
+    from geoslave.search.index import open_index
+
+    one = None
+    if not (index / "index.json").exists() and not (index / "search" / "index.json").exists():
+        index, one = index.parent, index.name
+    opened = open_index(index, fresh=False)
+    names = list_campaigns(opened) if one is None else [one]
+    standings = {name: open_campaign(opened, name).standing() for name in names}
+    stale = opened.changed_scenes()
+    facts = {
+        "index": str(opened.folder),
+        "chips": len(opened),
+        "embedder": opened.facts["embedder"]["name"],
+        "scenes": len(opened.facts["scenes"]),
+        "changed_scenes": stale,
+        "campaigns": {name: _standing_facts(standing) for name, standing in standings.items()},
+    }
+    lines = [f"{len(opened):,} chips of {facts['scenes']} scenes, seen by {facts['embedder']}  ({opened.folder})"]
+    if stale:
+        lines.append(f"  older than its scenes ({', '.join(stale[:3])}): make it anew with --overwrite")
+    for name, standing in standings.items():
+        lines += [f"{name}: {standing.clicks:,} clicks, {standing.found:,} sites", f"  {standing.advice.words}"]
+        if standing.contradictions:
+            lines.append(f"  {len(standing.contradictions)} chips were answered differently; the later answer counts")
+    answer(as_json, facts, lines)
+
+
+def _settings(chip_px: int | None, core_px: int | None, gsd_m: float | None, target: Any, gsd: float) -> Any:
+    from geoslave.search.index import Settings, settings_for
+
+    if chip_px is None and target is not None:
+        made = settings_for(target.typical_m[0], gsd)
+        chip_px, core_px = made.chip_px, core_px or made.core_px
+    side = chip_px or 48
+    core = core_px or max(4, side * 2 // 3)
+    if core > side:
+        raise click.BadParameter(f"a core of {core} pixels is larger than the chip of {side}", param_hint="--core")
+    return Settings(chip_px=side, core_px=core - (side - core) % 2, gsd_m=gsd_m)
+
+
+def _places(path: Path) -> gpd.GeoDataFrame:
+    import pyogrio
+
+    from geoslave.errors import LabelError
+
+    if not path.is_file():
+        raise LabelError(f"{path} is not there: check the name")
+    try:
+        import geopandas
+
+        table = geopandas.read_parquet(path) if path.suffix == ".parquet" else pyogrio.read_dataframe(path)
+    except Exception as error:  # every driver has its own errors
+        raise LabelError(f"{path} cannot be read as places: {' '.join(str(error).split())}") from error
+    if not hasattr(table, "geometry"):
+        raise LabelError(f"{path} holds no places: give a layer of points, e.g. GeoJSON or GeoPackage")
+    return table
+
+
+def _layer(index: ChipIndex, table: gpd.GeoDataFrame, kind: str) -> gpd.GeoDataFrame:
+    """Ranked chips as a detections table, with rank and valid_fraction."""
+    import numpy as np
+
+    from geoslave.detections.measure import areas_m2, sides_m
+
+    shapes = table.geometry.to_numpy()
+    length, width = sides_m(shapes, "EPSG:4326")
+    # the score grades the layer; its order is the rank's, whose first page is varied
+    layer = table.rename(columns={"chip_id": "detection_id"})[["detection_id", "rank", "score", "date", "scene_id",
+                                                               "valid_fraction", "geometry"]]  # fmt: skip
+    return layer.assign(
+        class_name=kind,
+        confidence=table["score"].to_numpy(float),
+        calibrated=False,
+        score_mean=table["score"].to_numpy(float),
+        score_max=table["score"].to_numpy(float),
+        area_m2=areas_m2(shapes, "EPSG:4326"),
+        length_m=length,
+        width_m=width,
+        model_id=f"search with {index.facts['embedder']['name']} {index.facts['embedder']['version']}",
+        truncated=np.zeros(len(table), bool),
+        valid_fraction=table["valid_fraction"].to_numpy(float),
+    )
+
+
+def _tasks(index: ChipIndex, layer: gpd.GeoDataFrame, folder: Path, kind: str, quiet: bool) -> int:
+    """The chips as tasks of a review; how many."""
+    from geoslave.imagery.geotiff import Reading
+    from geoslave.review.create import Options, create_review
+    from geoslave.search import SearchError
+
+    paths = [scene["input"]["path"] for scene in index.facts["scenes"]]
+    if None in paths:
+        raise SearchError(
+            "tasks are made from scenes on their own grid: look at composites with  geoslave search review"
+        )
+    config = index.facts["config"]
+    fill = None if config["nodata"] in (None, "none") else float(config["nodata"])
+    reading = Reading(numbers=config["bands"] or None, crs=config["crs"], nodata=fill,
+                      trust_all=config["nodata"] == "none")  # fmt: skip
+    options = Options(design="triage", unflagged_share=0.0, gold_share=0.0, looking_for=kind, reading=reading)
+    with progress(quiet) as step:
+        made = create_review(layer, paths, folder, options, step=step)
+    return made.tasks
+
+
+def _standing_facts(standing: Standing) -> dict[str, Any]:
+    left = standing.remaining
+    return {
+        "clicks": standing.clicks,
+        "examples": standing.examples,
+        "found": standing.found,
+        "refused": standing.refused,
+        "unsure": standing.unsure,
+        "pages": standing.pages,
+        "remaining": {name: getattr(left, name) for name in left.__slots__},
+        "go_on": standing.advice.go_on,
+        "advice": standing.advice.words,
+        "contradictions": [{"chip_id": one.chip_id, "answers": list(one.answers)} for one in standing.contradictions],
+        "notes": list(standing.notes),
+    }

@@ -22,7 +22,7 @@ _PICTURE_SIDE = 2048
     ),
 )
 @click.argument("layer", type=PATH)
-@click.option("--out", type=PATH, help="The new layer: .gpkg, .geojson, .fgb or .parquet.")
+@click.option("--out", type=PATH, help="The new layer: .gpkg, .geojson, .fgb or .parquet; or .pmtiles, for a web map.")
 @click.option("--qgis", "project", type=PATH, help="A folder with a QGIS project of LAYER; it can be moved.")
 @click.option("--scores", type=PATH, multiple=True, help="A score map for the project; may be given again.")
 @click.option(
@@ -53,13 +53,7 @@ def command(
     that opens with a double click: the detections graded by confidence, copies of the score maps and scenes
     named, and verdicts, counts and changes if given.
     """
-    from geoslave.detections.export import (
-        check_output,
-        filter_detections,
-        read_detections,
-        read_provenance,
-        write_detections,
-    )
+    from geoslave.detections.export import filter_detections, read_detections, read_provenance
 
     if out is None and project is None:
         raise click.UsageError("give --out FILE or --qgis FOLDER: where should the detections go?")
@@ -67,7 +61,7 @@ def command(
         raise click.UsageError("--scores and --scene belong to --qgis: a layer holds no rasters")
     check_companions(project is not None, beside)
     if out is not None:
-        check_output(out, overwrite)
+        _check_name(out, overwrite)
     found = read_detections(layer)
     kept = filter_detections(found, min_confidence)
     origin = read_provenance(layer)
@@ -75,7 +69,7 @@ def command(
     origin["min_confidence"] = max(min_confidence, before) if isinstance(before, (int, float)) else min_confidence
     made = []
     if out is not None:
-        made.append(write_detections(kept, out, provenance=origin, overwrite=overwrite))
+        made.append(_write(kept, out, origin, overwrite))
     if project is not None:
         from geoslave.detections.qgisproject import write_project
 
@@ -98,6 +92,26 @@ def command(
     if facts["n_left_out"]:
         lines.append(f"  {facts['n_left_out']} below a confidence of {min_confidence:.2f} were left out")
     answer(as_json, facts, lines)
+
+
+def _check_name(out: Path, overwrite: bool) -> None:
+    from geoslave.detections.export import check_output
+    from geoslave.detections.tiles import ENDING
+    from geoslave.files import refuse_existing
+
+    if out.suffix.lower() == ENDING:
+        refuse_existing(out, overwrite)
+    else:
+        check_output(out, overwrite)
+
+
+def _write(kept: Any, out: Path, origin: dict[str, Any], overwrite: bool) -> Path:
+    """A layer, or tiles, by the name's ending."""
+    from geoslave.detections.export import write_detections
+    from geoslave.detections.tiles import ENDING, write_tiles
+
+    write = write_tiles if out.suffix.lower() == ENDING else write_detections
+    return write(kept, out, provenance=origin, overwrite=overwrite)
 
 
 def _scenes(named: tuple[str, ...]) -> Any:

@@ -10,6 +10,7 @@ import click
 from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
 from geoslave.cli.qgis_options import check_companions, companion_options, read_companions
 from geoslave.cli.region import regions_option
+from geoslave.cli.stac_options import stac_options, take_wish, write_catalogue
 
 if TYPE_CHECKING:
     from geoslave.region.layout import RegionFolder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         "geoslave region export bihar",
         "geoslave region export bihar --out bihar.gpkg",
         "geoslave region export bihar --qgis bihar-map --verdicts kilns-review",
+        "geoslave region export bihar --stac bihar-stac --purpose 'site visits' --recipient 'Labour Dept'",
     ),
 )
 @click.argument("name")
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 @companion_options
 @click.option("--no-scores", is_flag=True, help="For --qgis: without score maps, the largest part of it.")
 @click.option("--no-scenes", is_flag=True, help="For --qgis: without pictures of the scenes.")
+@stac_options
 @click.option(
     "--min-confidence", type=SHARE, help="Leave out detections below; a project keeps them and hides them at first."
 )
@@ -70,20 +73,28 @@ def command(
 
     With --qgis a folder that opens in QGIS with a double click: detections by confidence, blocks with what
     became of them, score maps, pictures of the scenes, and verdicts, counts and changes if given.
+
+    With --stac a static STAC catalogue: scenes, score maps, detections and the model. It holds exact places,
+    so purpose and recipient stand in it, and the log of releases has its line first.
     """
     from geoslave.region.layout import find_region
 
+    wish = take_wish(beside)
     check_companions(project is not None, beside)
     if project is None and (no_scores or no_scenes):
         raise click.UsageError("--no-scores and --no-scenes belong to --qgis")
     region = find_region(name, regions)
     facts: dict[str, Any] = {"region": name}
     lines: list[str] = []
-    if outputs or project is None:
+    if outputs or (project is None and wish is None):
         _layers(region, outputs, min_confidence, allow_gaps, overwrite, facts, lines)
     if project is not None:
         folder = Path(project) if project else None
         _project(region, folder, min_confidence, allow_gaps, overwrite, (no_scores, no_scenes), beside, facts, lines)
+    if wish is not None:
+        told = "run" in facts
+        missing = write_catalogue(region, wish, allow_gaps, overwrite, facts, lines)
+        _tell_gaps(0 if told else missing, lines)
     lines.append("  A detection is an indicator of a kind of site, never evidence of a crime.")
     answer(as_json, facts, lines)
 

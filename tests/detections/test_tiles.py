@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas as gpd
@@ -9,6 +10,7 @@ import pyogrio
 import pytest
 import shapely
 
+from geoslave.detections.export import write_detections
 from geoslave.detections.schema import empty
 from geoslave.detections.tiles import ZOOMS, read_about, write_tiles
 from geoslave.errors import GeoslaveError, OutputError
@@ -47,3 +49,11 @@ def test_another_file_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "x.pmtiles").write_bytes(b"no tiles")
     with pytest.raises(GeoslaveError, match="no tiles of geoslave"):
         read_about(tmp_path / "x.pmtiles")
+
+
+def test_the_command_writes_tiles(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    write_detections(kilns(), tmp_path / "kilns.gpkg", provenance={"model_id": "m@1"})
+    status, out, said = run("export", tmp_path / "kilns.gpkg", "--out", tmp_path / "kilns.pmtiles")
+    assert status == 0 and "4 detections" in out, said
+    assert read_about(tmp_path / "kilns.pmtiles")["model_id"] == "m@1"
+    assert run("export", tmp_path / "kilns.gpkg", "--out", tmp_path / "kilns.pmtiles")[0] == 1

@@ -230,3 +230,18 @@ def test_a_damaged_score_map_is_refused(region: RegionFolder, tmp_path: Path) ->
     with pytest.raises(GeoslaveError, match="damaged"):
         export_catalogue(region, tmp_path / "stac", log=tmp_path / "log.jsonl", **FOR)
     assert not (tmp_path / "stac").exists() and not (tmp_path / "log.jsonl").exists()
+
+
+def test_the_command_needs_purpose_and_recipient(region: RegionFolder, tmp_path: Path, run: Callable[..., Any]) -> None:
+    asked = ("region", "export", "delta", "--regions", region.path.parent, "--stac", tmp_path / "out" / "stac")
+    assert run(*asked)[0] == 2
+    assert run("region", "export", "delta", "--regions", region.path.parent, "--purpose", "visits")[0] == 2
+    status, out, said = run(*asked, "--purpose", "visits", "--recipient", "Labour Department", "--json")
+    assert status == 0, said
+    told = json.loads(out)
+    assert told["n_scenes"] == told["n_score_maps"] == 2 and Path(told["stac"], "catalog.json").is_file()
+    assert "layers" not in told, "a catalogue alone was asked for"
+    assert read_log(tmp_path / "out" / "release-log.jsonl")[-1]["release_id"] == told["release_id"]
+    status, out, _ = run("provenance", told["stac"])
+    assert status == 0 and "Labour Department" in out
+    assert run("release", "check", told["stac"])[0] == 1

@@ -80,12 +80,16 @@ def read_frame(path: Path, areas: Path | None = None, area_name: str | None = No
 def with_areas(table: pd.DataFrame, areas: Path, area_name: str | None, what: str) -> pd.DataFrame:
     """A table with lon and lat gets a column `area`, the polygon each row lies in."""
     import geopandas as gpd
+    import pandas as pd
 
     from geoslave.errors import EstimateError
 
     if not {"lon", "lat"} <= set(table):
         raise EstimateError(f"{what} has no columns lon and lat to find its tiles in {areas.name}: add them")
-    return _joined(gpd.GeoSeries(gpd.points_from_xy(table["lon"], table["lat"]), crs=4326), table, areas, area_name)
+    lon, lat = (pd.to_numeric(table[name], errors="coerce") for name in ("lon", "lat"))
+    if not (lon.between(-180, 180) & lat.between(-90, 90)).all():
+        raise EstimateError(f"{what}: lon and lat must be degrees in every row, -180 to 180 and -90 to 90: mend them")
+    return _joined(gpd.GeoSeries(gpd.points_from_xy(lon, lat), crs=4326), table, areas, area_name)
 
 
 def read_layer(path: Path, empty: bool = False) -> Any:

@@ -148,7 +148,7 @@ def histories(states: States, dates: Sequence[datetime.date], needed: int = LEAS
     return pd.DataFrame(
         {
             "status": status,
-            "states": ["".join(row) for row in letters],
+            "states": pd.Series(["".join(row) for row in letters], dtype=object),
             "n_present": present.sum(1),
             "n_absent_since": absent_since,
             "first_seen_after": [days[k] if k >= 0 else None for k in last_absence],

@@ -26,6 +26,9 @@ from geoslave.estimate.reviewed import Sample, take_sample
 
 SHUFFLES = 1999
 FEW_SITES = 10
+MOST_GROUPS = 40
+"""More than these, and more than a tenth of the tiles, are no groups."""
+_NAMED = 5
 
 Floats = NDArray[np.float64]
 Rates = Callable[[NDArray[np.intp]], tuple[Floats, Floats]]
@@ -73,6 +76,11 @@ def compare_groups(
     names, group = np.unique(np.asarray(sample.table[by].fillna("(none)").astype(str)), return_inverse=True)
     if len(names) < 2:
         raise EstimateError(f"column '{by}' has one value, '{names[0]}': there is nothing to compare")
+    if len(names) > max(MOST_GROUPS, len(sample.table) // 10):
+        raise EstimateError(
+            f"column '{by}' has {len(names)} values among {len(sample.table)} reviewed tiles: these are no groups, "
+            "compare by a column of fewer"
+        )
     hits, guessed = confirmed(sample.table)
     sites, flagged = (sample.table[name].to_numpy(float) for name in ("n_sites", "n_flagged"))
     weight = (sample.tiles / np.maximum(sample.reviewed, 1))[sample.stratum]
@@ -175,4 +183,5 @@ def _thin(names: NDArray[np.str_], group: NDArray[np.intp], hits: Floats) -> tup
     few = [str(name) for k, name in enumerate(names) if hits[group == k].sum() < FEW_SITES]
     if not few:
         return ()
-    return (f"fewer than {FEW_SITES} confirmed hits in {', '.join(few)}: a difference there may go unseen",)
+    named = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} others" if len(few) > _NAMED else "")
+    return (f"fewer than {FEW_SITES} confirmed hits in {named}: a difference there may go unseen",)

@@ -159,7 +159,7 @@ def _gaps(frame: pd.DataFrame) -> pd.Series:
 
 def _need(table: pd.DataFrame, column: str, what: str) -> None:
     if column not in table:
-        raise EstimateError(f"{what} has no column '{column}': it has {', '.join(map(str, table.columns))}")
+        raise EstimateError(f"{what}: there is no column '{column}', only {', '.join(map(str, table.columns))}")
     if column == "tile_id" and table[column].isna().any():
         raise EstimateError(f"{what} has {table[column].isna().sum()} rows without a tile_id: name every tile")
 
@@ -188,9 +188,14 @@ def _numbers(
     if bad.any():
         limits = {(-np.inf, np.inf): "a number", (0, np.inf): "0 or more"}.get((low, high), f"from {low} to {high}")
         raise EstimateError(
-            f"{what}: column '{column}' holds {given[bad].iloc[0]!r} in {bad.sum()} rows: it must be {limits}"
+            f"{what}: column '{column}' holds {_said(given[bad].iloc[0])} in {bad.sum()} rows: it must be {limits}"
         )
     return number
+
+
+def _said(value: object) -> str:
+    """A cell of a table as a message shows it."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _whole(table: pd.DataFrame, column: str, what: str, missing: bool = False) -> pd.Series:
@@ -209,8 +214,8 @@ def _probabilities(reviews: pd.DataFrame) -> pd.Series:
     bad = ~(number.gt(0) & number.le(1))
     if bad.any():
         raise EstimateError(
-            f"the reviews: inclusion_probability is {reviews['inclusion_probability'][bad].iloc[0]!r} in {bad.sum()} "
-            "rows: it must be above 0 and at most 1; without it no honest interval is possible"
+            f"the reviews: inclusion_probability is {_said(reviews['inclusion_probability'][bad].iloc[0])} in "
+            f"{bad.sum()} rows: it must be above 0 and at most 1; without it no honest interval is possible"
         )
     return number
 

@@ -83,7 +83,7 @@ def write_report(
         text = page(records, cover, ground or Ground())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EstimateError(
-            f"the figures are not whole ({type(error).__name__}: {error}): make them again with this version of geoslave"
+            f"the figures are not whole ({type(error).__name__}: {error}): make them again with geoslave estimate"
         ) from error
     with atomic_file(out, overwrite=overwrite) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")

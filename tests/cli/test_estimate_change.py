@@ -110,3 +110,14 @@ def test_sites_under_cloud_are_told_beside_the_count(run: Run, make_scene: Make,
     first, second = json.loads(run(*command)[1])["series"]
     assert not any("could not be seen" in warning for warning in first["sites"]["warnings"])
     assert any("1 known site" in warning and "could not be seen" in warning for warning in second["sites"]["warnings"])
+
+
+def test_two_dates_without_a_site_are_no_change(run: Run, tmp_path: Path) -> None:
+    a = write(tmp_path / "a.gpkg", [0])
+    empty = gpd.read_file(a).iloc[:0]
+    empty.to_file(tmp_path / "none.gpkg")
+    dates = ("--date", "2019-01-01", "--date", "2020-01-01")
+    none = tmp_path / "none.gpkg"
+    status, printed, err = run("estimate", "change", none, none, *dates, "--recall", "0.9", "--json")
+    assert status == 0, err
+    assert json.loads(printed)["n_sites"] == 0 and json.loads(printed)["series"][0]["sites"]["value"] == 0

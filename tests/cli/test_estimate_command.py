@@ -125,3 +125,12 @@ def test_every_answer_on_disk_says_where_it_comes_from(
         assert status == 0 and [one["file"] for one in facts["inputs"]] == files
         assert all(len(one["sha256"]) == 64 for one in facts["inputs"]) and facts["geoslave_version"]
     assert run("provenance", tmp_path / "compare.json")[1].count("sha256") == 2
+
+
+def test_places_that_are_no_degrees_are_refused(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path) -> None:
+    gpd.GeoDataFrame({"name": ["a"]}, geometry=[shapely.box(79, 19, 82, 22)], crs=4326).to_file(tmp_path / "a.gpkg")
+    frame = pd.read_csv(job[0])
+    for lon, lat in ((999.0, 20.0), ("east", 20.0), (80.0, -91.0)):
+        frame.assign(lon=lon, lat=lat).to_csv(job[0], index=False)
+        status, _, err = run("estimate", "count", job[0], job[1], "--areas", tmp_path / "a.gpkg")
+        assert status == 1 and "must be degrees" in err

@@ -63,3 +63,8 @@ def test_one_group_or_no_column_is_refused() -> None:
         compare_groups(frame, reviews, "season")
     with pytest.raises(EstimateError, match="one value"):
         compare_groups(frame.assign(season="dry"), reviews, "season")
+
+
+def test_a_column_without_groups_is_refused() -> None:
+    with pytest.raises(EstimateError, match="no groups"):
+        compare_groups(*sampled(region(3000)), "tile_id", shuffles=9)

@@ -124,7 +124,23 @@ def rows_in(db: Connection, statement: sa.Select[Any], wanted: Collection[str]) 
     return found
 
 
+def tuples_in(db: Connection, statement: sa.Select[Any], wanted: Collection[str]) -> Iterator[Any]:
+    """The same as tuples, one after the other: for very many."""
+    for part in parts(sorted(wanted), 500):
+        yield from db.execute(statement, {"ids": part})
+
+
 WHOLE_TASKS = among(t.tasks.c.task_id)
+
+
+def insert_many(db: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Insert rows past SQLAlchemy's handling of each value, which took longer than the database did."""
+    compiled = sa.insert(table).compile(dialect=db.dialect)
+    names = compiled.positiontup  # of SQLite; PostgreSQL takes values by name
+    if names:
+        db.exec_driver_sql(str(compiled), [tuple(row[name] for name in names) for row in rows])
+    else:
+        db.exec_driver_sql(str(compiled), [{column.name: row[column.name] for column in table.c} for row in rows])
 
 
 def parts(rows: Sequence[Any], size: int = 1000) -> Iterator[Sequence[Any]]:

@@ -96,7 +96,7 @@ __all__ = [
 
 _SETTINGS_SECONDS = 5.0
 _REMEMBERED_TASKS = 20_000
-_IMPORTED_AT_ONCE = 25_000
+_IMPORTED_AT_ONCE = 10_000
 
 
 def open_store(url_or_path: str | Path) -> Store:

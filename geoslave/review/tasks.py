@@ -164,7 +164,8 @@ class Vote:
             raise BadVote("a mark lies nowhere: its x and y must be numbers")
         if self.created_at.tzinfo is None:
             raise BadVote("created_at has no time zone: give UTC")
-        object.__setattr__(self, "note", plain_text(self.note))
+        if self.note:
+            object.__setattr__(self, "note", plain_text(self.note))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from geoslave.review import people, records
 from geoslave.review.dealing import LEASE_SECONDS, MOST_LEASES, Dealer
 from geoslave.review.records import Receipt
 from geoslave.review.refusals import AlreadyVoted, NotLeased, Retired, UnknownReviewer, UnknownTask
-from geoslave.review.rows import WHOLE_TASKS, among, rows_in, shown, task_of, vote_row
+from geoslave.review.rows import WHOLE_TASKS, among, insert_many, rows_in, shown, task_of, vote_row
 from geoslave.review.tasks import Pool, Retirement, ReviewError, Vote, is_id
-from geoslave.review.votes import COUNTED, STANDING, STANDS, check_marks, counted, write_counts
+from geoslave.review.votes import COUNTED, STANDING, check_marks, counted, write_counts
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -32,8 +32,6 @@ _PEOPLE = among(t.reviewers.c.id)
 _RECORDS = among(t.records.c.vote_id)
 _LEASES_ON = among(t.leases.c.task_id)
 _LEASES_OF = among(t.leases.c.reviewer_id)
-_KEEP = sa.insert(t.records)
-_STAND = sa.insert(t.standing)
 _END = sa.delete(t.leases).where(
     (t.leases.c.task_id == sa.bindparam("a_task")) & (t.leases.c.reviewer_id == sa.bindparam("of"))
 )
@@ -119,8 +117,8 @@ class _Desk:
     def write(self) -> None:
         """Everything that changed, in as few statements as there are tables."""
         if self._kept:
-            self._db.execute(_KEEP, self._kept)
-            self._db.execute(_STAND, [{name: one[name] for name in STANDS} for one in self._kept])
+            insert_many(self._db, t.records, self._kept)
+            insert_many(self._db, t.standing, self._kept)
             records.move_head(self._db, self._head)
             write_counts(self._db, [self._rows[task_id] for task_id in sorted(self._counted)])
         ended = [{"a_task": task, "of": who} for (task, who), until in sorted(self._changed.items()) if until is None]

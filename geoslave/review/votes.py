@@ -14,18 +14,29 @@ from geoslave.review import database as t
 from geoslave.review import people, records
 from geoslave.review.records import Receipt
 from geoslave.review.refusals import NotAllowed, UnknownTask, UnknownVote
-from geoslave.review.rows import WHOLE_TASKS, Row, among, rows_in, shown, task_of, text_of, vote_of, vote_row
+from geoslave.review.rows import (
+    WHOLE_TASKS,
+    Row,
+    among,
+    insert_many,
+    rows_in,
+    shown,
+    task_of,
+    text_of,
+    tuples_in,
+    vote_of,
+    vote_row,
+)
 from geoslave.review.tasks import BadVote, Retirement, Task, Vote, is_id
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-STANDS = ("task_id", "reviewer_id", "vote_id", "answer")
-"""Of a record, what `standing` holds."""
 COUNTS = ("n_votes", "retired", "votes_wanted")
 """Of a task, what votes change."""
 COUNTED = among(t.tasks.c.task_id, t.tasks.c.task_id, t.tasks.c.pool, *(t.tasks.c[name] for name in COUNTS))
 STANDING = among(t.standing.c.task_id)
+_ANSWERS = among(t.standing.c.task_id, t.standing.c.task_id, t.standing.c.reviewer_id, t.standing.c.answer)
 _KEYS = among(t.records.c.vote_id, t.records.c.vote_id)
 _NEW_COUNTS = (
     sa.update(t.tasks)
@@ -216,39 +227,39 @@ def settle(db: Connection, vote: Vote) -> Receipt:
 def bring_in(db: Connection, part: Sequence[Vote], left: dict[str, int], rule: Retirement) -> int:
     """Keep votes made elsewhere, those that fit; `left` counts the others by their reason."""
     head, now = records.head_of(db), text_of(None)
-    wanted = {vote.task_id for vote in part}
-    rows = {row["task_id"]: row for row in rows_in(db, COUNTED, wanted)}
-    marked = {vote.task_id for vote in part if vote.marks}
-    tasks = {row["task_id"]: task_of(row) for row in rows_in(db, WHOLE_TASKS, marked)}
-    keys = {row["vote_id"] for row in rows_in(db, _KEYS, {v.key for v in part})}
-    stand = {(row["task_id"], row["reviewer_id"]) for row in rows_in(db, STANDING, set(rows))}
+    rows = {row["task_id"]: row for row in rows_in(db, COUNTED, {vote.task_id for vote in part})}
+    tasks = {row["task_id"]: task_of(row) for row in rows_in(db, WHOLE_TASKS, {v.task_id for v in part if v.marks})}
+    keys = {key for (key,) in tuples_in(db, _KEYS, {vote.key for vote in part})}
+    stand: dict[str, dict[str, str]] = {task_id: {} for task_id in rows}
+    for task_id, reviewer_id, answer in tuples_in(db, _ANSWERS, rows):
+        stand[task_id][reviewer_id] = answer
     people.add_imported(db, {vote.reviewer_id for vote in part})
     kept: list[dict[str, Any]] = []
     for vote in part:
-        why = _why_left(vote, rows, tasks, keys, stand)
+        why = _why_left(vote, tasks, keys, stand)
         if why:
             left[why] = left.get(why, 0) + 1
             continue
         kept.append(records.chained(vote_row(vote), head, now))
         head = (kept[-1]["seq"], kept[-1]["hash"])
         keys.add(vote.key)
-        stand.add((vote.task_id, vote.reviewer_id))
+        stand[vote.task_id][vote.reviewer_id] = vote.answer
     if kept:
-        db.execute(sa.insert(t.records), kept)
-        db.execute(sa.insert(t.standing), [{name: record[name] for name in STANDS} for record in kept])
+        insert_many(db, t.records, kept)
+        insert_many(db, t.standing, kept)
         records.move_head(db, head)
-        recount(db, [rows[task_id] for task_id in sorted({record["task_id"] for record in kept})], rule)
+        changed = sorted({record["task_id"] for record in kept})
+        told = ({"task_id": one} | counted(rows[one], list(stand[one].values()), rule) for one in changed)
+        write_counts(db, list(told))
     return len(kept)
 
 
-def _why_left(
-    vote: Vote, rows: Mapping[str, Any], tasks: Mapping[str, Task], keys: set[str], stand: set[tuple[str, str]]
-) -> str:
-    if vote.task_id not in rows:
+def _why_left(vote: Vote, tasks: Mapping[str, Task], keys: set[str], stand: dict[str, dict[str, str]]) -> str:
+    if vote.task_id not in stand:
         return "unknown task"
     if vote.key in keys:
         return "imported before"
-    if (vote.task_id, vote.reviewer_id) in stand:
+    if vote.reviewer_id in stand[vote.task_id]:
         return "second vote of a reviewer on a task"
     try:
         if vote.marks:

@@ -10,6 +10,7 @@ rows that are cut or no JSON. What can be read becomes votes, and what cannot is
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import shutil
@@ -224,10 +225,9 @@ def _vote(row: Mapping[str, str], tasks: Mapping[str, Task], words: Mapping[str,
     if not number.isdigit() or len(number) > 20:
         return None, "no classification_id"
     try:
-        subject, annotations = json.loads(row["subject_data"]), json.loads(row["annotations"])
+        task_id, annotations = _task_id(row["subject_data"]), _read(row["annotations"])
     except (ValueError, RecursionError):
         return None, "cells that are no JSON"
-    task_id = _task_id(subject)
     if task_id is None:
         return None, "subjects without our task id"
     task = tasks.get(task_id)
@@ -242,7 +242,16 @@ def _vote(row: Mapping[str, str], tasks: Mapping[str, Task], words: Mapping[str,
     return Vote(task_id, _person(row), answer, marks, "", key, told_time(row.get("created_at", "")), "zooniverse"), ""
 
 
-def _task_id(subjects: Any) -> str | None:
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> Any:
+    """JSON; most people press one of a few buttons, so that most cells have been read before. Not to be changed."""
+    return json.loads(text)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _task_id(text: str) -> str | None:
+    """Our id among a subject's metadata; each subject comes as often as it was classified."""
+    subjects = json.loads(text)
     if not isinstance(subjects, dict):
         return None
     for subject in subjects.values():
@@ -290,6 +299,11 @@ def _mark(shape: Mapping[str, Any], task: Task) -> Mark | None:
 def _person(row: Mapping[str, str]) -> str:
     """An opaque id: names stay with Zooniverse. Without login and address everyone is a person of their own."""
     name = row.get("user_id") or row.get("user_name") or row.get("user_ip") or f"row {row['classification_id']}"
+    return _opaque(name)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _opaque(name: str) -> str:
     return f"z-{hashlib.sha256(name.strip().encode()).hexdigest()[:16]}"
 
 

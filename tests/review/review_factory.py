@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import shapely
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -60,7 +61,15 @@ def add_review(
         )
     places = [
         Place(
-            task.task_id, "EPSG:4326", {}, "POINT (0 0)", score=0.5, class_name="brick_kiln", lon=10 + k / 100, lat=2.0
+            task.task_id,
+            "EPSG:4326",
+            {},
+            shapely.box(10 + k / 100, 2.0, 10.001 + k / 100, 2.0005).wkt,
+            f"d{k}",
+            score=0.5,
+            class_name="brick_kiln",
+            lon=10 + k / 100,
+            lat=2.0,
         )
         for k, task in enumerate(tasks)
     ]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from geoslave.cli.main import cli
 from geoslave.review.access import Access
 from geoslave.review.app import OPENLAYERS, WEB, create_app
-from geoslave.review.consensus import agree
 from geoslave.review.store import Store, open_store
 from geoslave.review.tasks import Vote
 from tests.review.review_factory import MANY, add_review, threaded
@@ -166,9 +170,18 @@ def test_the_whole_story(open_page: Open, store: Store, tmp_path: Path) -> None:
     settled = {task: held["settled"] for task, held in store.standings().items() if held["settled"]}
     assert tasks[0].task_id in settled and set(settled.values()) == {"no"}
 
-    verdicts = agree(_table(store), settled=settled).verdicts.set_index("task_id")
-    assert verdicts.loc[tasks[0].task_id, "answer"] == "no" and len(verdicts) == 30
     assert store.verify().votes == 90
+    store.close()
+    told = _geoslave("review", "consensus", tmp_path, "--out", tmp_path / "verdicts")
+    assert told["verdicts"] == 30 and told["status"]["settled"] == len(settled) and told["reviewers"] == 3
+    with (tmp_path / "verdicts" / "verdicts.csv").open(newline="") as file:
+        verdicts = {row["task_id"]: row for row in csv.DictReader(file)}
+    assert verdicts[tasks[0].task_id]["answer"] == "no" and len(verdicts) == 30
+    _geoslave("labels", "from-review", tmp_path, "--target", "brick_kiln", "--out", tmp_path / "labels.geojson")
+    labels = json.loads((tmp_path / "labels.geojson").read_text())["features"]
+    presence = Counter(label["properties"]["presence"] for label in labels)
+    assert len(labels) == 30 and presence["no"] >= len(settled), "what was settled as no is a hard negative"
+    assert presence["yes"] + presence["no"] + presence["unsure"] == 30
 
 
 def test_notes_of_reviewers_are_text_for_the_coordinator(open_page: Open, store: Store, tmp_path: Path) -> None:
@@ -382,9 +395,8 @@ def _luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def _table(store: Store) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(
-        [{"task_id": v.task_id, "reviewer_id": v.reviewer_id, "answer": v.answer} for v in store.votes()]
-    )
+def _geoslave(*words: object) -> dict[str, Any]:
+    """A command of geoslave, as a coordinator types it: its answer."""
+    ran = CliRunner().invoke(cli, [*map(str, words), "--json"])
+    assert ran.exit_code == 0, ran.output
+    return dict(json.loads(ran.stdout))

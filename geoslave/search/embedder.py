@@ -29,13 +29,15 @@ from geoslave.model.package import open_package
 
 LONGEST = 512
 """Numbers in a vector, at most."""
-FORMAT = 1
+FORMAT = 2
 """Changes when the same chip would get another vector."""
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
 _EXTREMES = (0, 1, 5, 50, 95, 99, 100)
 _SURROUNDINGS = ((1, 5), (3, 9), (7, 21))
 """Sides of a square and of the larger one around it, in pixels."""
 _BANDS_IN_FULL = 4
+_OF_SEGMENTATION = 0.15
+"""Emphasis of an encoder that learned one kind of site: of other kinds colours and texture know more."""
 _FARTHEST = 6.0
 """Standard deviations beyond which a number says no more."""
 _DESCRIPTION = "embedder.json"
@@ -54,6 +56,8 @@ class EmbedderSpec(BaseModel):
     scaling: Scaling = Scaling()
     stride: int = Field(default=16, gt=0)
     """Sides of chips are multiples of it."""
+    emphasis: float = Field(default=1.0, gt=0)
+    """Weight of what the graph sees beside the chips' colours and texture."""
     licence: str = "not stated"
     data: str = "not stated"
 
@@ -65,6 +69,8 @@ class Embedder(Protocol):
     checksum: str
     """Changes when the vectors would."""
     dimensions: int
+    emphasis: NDArray[np.float32]
+    """[dimensions] weight of each number once all are brought to one spread."""
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Raw vectors [n, dimensions] of chips brought to the network's range [n, band, y, x], valid [n, y, x].
@@ -86,22 +92,20 @@ class OnnxEmbedder:
         room = LONGEST - len(look(np.zeros((1, len(spec.bands), 4, 4), np.float32), np.ones((1, 4, 4), bool))[0])
         self._deep_kept = min(probe.shape[1], room)
         self.dimensions = LONGEST - room + self._deep_kept
+        parts = [(spec.emphasis, self._deep_kept), (1.0, LONGEST - room)]
+        self.emphasis = np.concatenate([np.full(n, np.sqrt(share / n), np.float32) for share, n in parts])
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         deep = self._deep(scaled, valid)[:, : self._deep_kept]
         return np.concatenate([deep, look(scaled, valid)], axis=1)
 
     def _deep(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[n, feature] of the encoder: mean of each stage, spread of the deepest; deepest first, as it matters most."""
+        """[n, feature] of the encoder: the strongest answer of each channel of each stage, deepest first."""
         down, across = (-side % self.spec.stride for side in scaled.shape[2:])
         if down or across:
             scaled = np.pad(scaled, ((0, 0), (0, 0), (0, down), (0, across)))
             valid = np.pad(valid, ((0, 0), (0, down), (0, across)))
-        parts: list[NDArray[np.float32]] = []
-        for depth, stage in enumerate(reversed(self._encoder(scaled))):
-            mean, spread = _pooled(stage, valid)
-            parts += [mean, spread] if depth == 0 and stage.shape[2] * stage.shape[3] > 1 else [mean]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([_strongest(stage, valid) for stage in reversed(self._encoder(scaled))], axis=1)
 
 
 def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> OnnxEmbedder:
@@ -122,6 +126,7 @@ def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Onn
         gsd_m=spec.gsd_m,
         scaling=spec.scaling,
         stride=spec.stride,
+        emphasis=_OF_SEGMENTATION,
         licence=spec.licence,
         data=spec.data,
     )
@@ -166,10 +171,13 @@ def _contrast(planes: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
 
 
 def standardised(
-    raw: NDArray[np.floating[Any]], centre: NDArray[np.float32], spread: NDArray[np.float32]
+    raw: NDArray[np.floating[Any]],
+    centre: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    emphasis: NDArray[np.float32] | float = 1.0,
 ) -> NDArray[np.float32]:
-    """Vectors [n, d] of length one whose numbers are alike in weight: the form an index holds."""
-    alike = np.clip((raw.astype(np.float32) - centre) / spread, -_FARTHEST, _FARTHEST)
+    """Vectors [n, d] of length one whose numbers have one spread, but for their emphasis: the form an index holds."""
+    alike = np.clip((raw.astype(np.float32) - centre) / spread, -_FARTHEST, _FARTHEST) * emphasis
     length = np.sqrt((alike**2).sum(axis=1, keepdims=True))
     return (alike / np.maximum(length, 1e-9)).astype(np.float32)
 
@@ -195,17 +203,17 @@ def _by_rank(values: NDArray[np.float32], percentiles: Sequence[int]) -> NDArray
     return np.partition(values, np.unique(ranks), axis=-1)[..., ranks]
 
 
-def _pooled(stage: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(mean, standard deviation) [n, channel] of a stage [n, channel, y, x] over its valid cells."""
+def _strongest(stage: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """[n, channel] highest value of a stage [n, channel, y, x] over its valid cells: a small site fills few of them."""
+    if valid.all():
+        return stage.max(axis=(2, 3))
     rows, cols = stage.shape[2:]
     y = (np.arange(rows) * valid.shape[1] + valid.shape[1] // 2) // rows
     x = (np.arange(cols) * valid.shape[2] + valid.shape[2] // 2) // cols
-    weight = valid[:, y][:, :, x].astype(np.float32)
-    weight[weight.sum(axis=(1, 2)) == 0] = 1  # no cell's middle is valid: all of them, rather than none
-    weight /= weight.sum(axis=(1, 2), keepdims=True)
-    mean = np.einsum("ncyx,nyx->nc", stage, weight)
-    square = np.einsum("ncyx,ncyx,nyx->nc", stage, stage, weight)
-    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+    seen = valid[:, y][:, :, x]
+    seen[~seen.any(axis=(1, 2))] = True  # no cell's middle is valid: all of them, rather than none
+    strongest: NDArray[np.float32] = np.where(seen[:, None], stage, -np.inf).max(axis=(2, 3))
+    return strongest
 
 
 def _described(folder: Path, threads: int | None) -> OnnxEmbedder:

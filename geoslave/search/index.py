@@ -640,7 +640,7 @@ def _write_vectors(
     at = 0
     for number, (name, _, block, _) in enumerate(blocks, start=1):
         raw = _load(job.part(name, block))["vectors"]
-        out[at : at + len(raw)] = standardised(raw, *scaling)
+        out[at : at + len(raw)] = standardised(raw, *scaling, job.embedder.emphasis)
         at += len(raw)
         step("bringing together", number, len(blocks))
     out.flush()

@@ -49,7 +49,7 @@ class Sight:
     """From shares of the picture's side (x right, y down, 0 to 1) to the scene's CRS."""
     crs: str
     frame: tuple[float, float]
-    """Where the chip's frame begins and ends, as shares of the side; it is square and in the middle."""
+    """Where the chip's frame begins and ends, as shares of the side; it is square, in the middle to half a pixel."""
 
     def to_lonlat(self, points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
         """Shares of the side [n, 2] as longitude and latitude [n, 2]."""
@@ -108,12 +108,13 @@ class Pictures:
         """
         row = self._row(chip)
         geobox = self._geobox(str(self._index.chips["scene_id"].iloc[row]))
-        seen, drawn, side, rim = self._sizes(view)
+        drawn, side, rim = self._sizes(view)
         window, pixel = self._index.window(row, drawn), drawn / side
         corner = (window.col_off + rim * pixel, window.row_off + rim * pixel)
         affine = geobox.affine @ Affine.translation(*corner) @ Affine.scale(SIDE[view] * pixel)
-        low = (seen - self._index.settings.core_px) / 2 / seen
-        return Sight(affine, geobox.crs.to_wkt(), (low, 1 - low))
+        core = self._index.settings.core_px
+        low = ((drawn - core) / 2 / pixel - rim) / SIDE[view]
+        return Sight(affine, geobox.crs.to_wkt(), (low, low + core / pixel / SIDE[view]))
 
     def others(self, chip: str) -> list[dict[str, str]]:
         """Other scenes of the index that show a chip's ground: scene and date, oldest first."""
@@ -144,7 +145,7 @@ class Pictures:
         raise NoSuchChip("no such scene shows this place: load the page again")
 
     def _drawn(self, row: int, view: View) -> bytes:
-        _, drawn, side, rim = self._sizes(view)
+        drawn, side, rim = self._sizes(view)
         name = str(self._index.chips["scene_id"].iloc[row])
         with self._index.source(name) as scene:
             if name not in self._overviews:
@@ -152,8 +153,8 @@ class Pictures:
             image, _ = draw_view(scene, self._overviews[name], self._index.window(row, drawn), self._bands(), side)
         return _png(image.crop((rim, rim, rim + SIDE[view], rim + SIDE[view])) if rim else image)
 
-    def _sizes(self, view: View) -> tuple[int, int, int, int]:
-        """(pixels of the scene that are seen, that are drawn, the drawing's side, the rim that is cut off).
+    def _sizes(self, view: View) -> tuple[int, int, int]:
+        """(pixels of the scene that are drawn, the drawing's side, the rim that is cut off).
 
         The grid's pictures are too small for a scale and an arrow: more is drawn, and its rim cut off.
         """
@@ -161,7 +162,7 @@ class Pictures:
         seen = chip if view == "small" else 2 * round(core * _SURROUNDINGS / 2)
         drawn = seen if view == "large" else 2 * round(0.85 * seen)
         side = round(SIDE[view] * drawn / seen)
-        return seen, drawn, side, round((side - SIDE[view]) / 2)
+        return drawn, side, round((side - SIDE[view]) / 2)
 
     def _geobox(self, scene_id: str) -> GeoBox:
         if scene_id not in self._geoboxes:

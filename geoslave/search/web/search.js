@@ -55,8 +55,9 @@ function take({ page, round, training }) {
 function drawPage(fresh = false) {
   const { page, target } = state;
   const place = page.kind === "place";
+  const touch = window.matchMedia("(hover: none)").matches;
   $("question").textContent = place ? `Where in the frame is the ${target.title}?` : page.kind === "model" ? `Is what is outlined a ${target.title}?` : `Which frames hold a ${target.title}?`;
-  $("hint").textContent = place ? "Tap the site, or enlarge the chip (E) to draw its outline." : `A frame is ${target.frame_m.toLocaleString("en")} m wide; look beyond it where it helps.`;
+  $("hint").textContent = place ? "Click the site, or enlarge the chip (E) to draw its outline." : `Frames are ${target.frame_m.toLocaleString("en")} m wide. ${touch ? "Tap a site: yes, here; again: no; again: unsure." : "Y, N or U answers; a click on a site says yes, here."}`;
   $("kind").hidden = page.kind === "ranking";
   $("kind").textContent = place ? "place the sites" : page.kind === "model" ? "the model asks" : "";
   $("done").hidden = page.kind !== "done";
@@ -249,7 +250,7 @@ function drawRound() {
   $("clicks").textContent = round.clicks.toLocaleString("en");
   const audited = left.audited > 0;
   $("left").textContent = audited ? `about ${left.value.toLocaleString("en")}` : "not known yet";
-  $("interval").textContent = audited ? `between ${left.low.toLocaleString("en")} and ${left.high.toLocaleString("en")} (${Math.round(100 * left.level)} % sure)` : "after the first page";
+  $("interval").textContent = audited ? `between ${left.low.toLocaleString("en")} and ${left.high.toLocaleString("en")} (${Math.round(100 * left.level)}\u00a0%\u00a0sure)` : "after the first page";
   drawRange(round.found, left.low, left.high, audited);
   $("advice").textContent = round.advice;
   $("advice").classList.toggle("stop", !round.go_on);

@@ -114,6 +114,7 @@ def _item(
     *,
     frame: bool = False,
     background: bool = False,
+    paper: Colour = (255, 255, 255),
 ) -> str:
     """An item of the page; box is left, top, width, height in mm."""
     left, top, width, height = box
@@ -126,7 +127,7 @@ def _item(
         f'background="{str(background).lower()}" visibility="1" positionLock="false" opacity="1" blendMode="0" '
         f'itemRotation="0" groupUuid="" excludeFromExports="0" {attributes}>'
         '<FrameColor red="60" green="64" blue="70" alpha="255"/>'
-        f'<BackgroundColor red="255" green="255" blue="255" alpha="255"/>{inside}</LayoutItem>'
+        f"{_colour('BackgroundColor', paper)}{inside}</LayoutItem>"
     )
 
 
@@ -140,7 +141,7 @@ def _map(extent: tuple[float, float, float, float], theme: str) -> str:
         f'mapRotation="0" labelMargin="0,mm" isTemporal="0" followPreset="true" followPresetName={quoteattr(theme)} '
         'keepLayerSet="false" mapFlags="1" drawCanvasItems="true"'
     )
-    return _item("map", "map", MAP, inside, attributes, frame=True, background=True)
+    return _item("map", "map", MAP, inside, attributes, frame=True, background=True, paper=(238, 238, 234))
 
 
 def _label(

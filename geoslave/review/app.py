@@ -32,7 +32,8 @@ from geoslave.review.volunteering import everybodys, learning, reviewing
 WEB = Path(__file__).parent / "web"
 OPENLAYERS = WEB / "vendor" / "ol.js"
 """Fetched by scripts/fetch_web.py; without it pictures stand still."""
-PAGES = {"/": "index.html", "/coordinator": "coordinator.html", "/join": "join.html"}
+PAGES = {"/": "index.html", "/coordinator": "coordinator.html", "/join": "join.html", "/offline.js": "offline.js"}
+"""Route -> file. A service worker rules over what lies beside it, so that its file is at the top."""
 STATUS: dict[type[GeoslaveError], int] = {
     a.SignedOut: 401,
     s.UnknownReviewer: 401,

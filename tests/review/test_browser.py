@@ -231,6 +231,27 @@ def test_votes_outlive_the_page_that_made_them(open_page: Open, store: Store, tm
     assert len(store.votes()) == 2
 
 
+def test_a_reload_without_a_connection_loses_nothing(open_page: Open, store: Store, tmp_path: Path) -> None:
+    add_review(store, tmp_path, 6)
+    page = open_page()
+    press(page, "y", 1)
+    all_sent(page)
+    page.evaluate("async () => { await navigator.serviceWorker.ready; }")
+    until(page, "() => navigator.serviceWorker.controller !== null")
+    until(page, "async () => Boolean(await caches.match('/web/review.js'))")
+    page.context.set_offline(True)
+    press(page, "n", 2)
+    page.reload()
+    expect(page.locator("#message-title")).to_have_text("No connection")
+    expect(page.locator("#message-text")).to_contain_text("1 of your answers is kept here")
+    kept = page.evaluate("async () => (await (await caches.open('geoslave-page-1')).keys()).map((r) => r.url).join()")
+    assert "/web/review.js" in kept and "/pictures/" not in kept and "/api/" not in kept
+    page.context.set_offline(False)
+    wait_for_task(page)
+    all_sent(page)
+    assert sorted(vote.answer for vote in store.votes()) == ["no", "yes"]
+
+
 def test_a_connection_cut_after_the_vote_arrived_counts_it_once(open_page: Open, store: Store, tmp_path: Path) -> None:
     add_review(store, tmp_path, 6)
     page = open_page()

@@ -6,6 +6,9 @@ import { post } from "./api.js";
 const PREFIX = "geoslave.vote.";
 const LONGEST_WAIT = 30000;
 
+// How many votes wait on this device, whoever gave them.
+export const waitingHere = () => Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).length;
+
 export class Outbox {
   // ahead: what a vote asks for on its way ({want, held}, or {}); onAsked gets the tasks, or null if it failed
   constructor(reviewer, { onChange, onRefused, ahead, onAsked }) {

@@ -1,7 +1,7 @@
 // One place after another: show it, take the answer, send it when there is a connection.
 
 import { ApiError, get, pictureUrl, post } from "./api.js";
-import { Outbox } from "./outbox.js";
+import { Outbox, waitingHere } from "./outbox.js";
 import { createViewer } from "./viewer.js";
 
 const AHEAD = 5; // tasks fetched before they are needed, so that work goes on without a connection
@@ -33,6 +33,7 @@ const HELP = [
 const $ = (id) => document.getElementById(id);
 const state = {
   me: null,
+  beginning: false,
   outbox: null,
   viewer: null,
   queue: [], // tasks with their pictures, the first is shown
@@ -52,12 +53,17 @@ const state = {
 // ------------------------------------------------------------ beginning
 
 async function begin() {
-  keysHelp();
+  if (state.beginning) return undefined;
+  state.beginning = true;
   try {
     state.me = await get("/api/me");
   } catch (error) {
+    if (error.offline) return away();
     return error.status === 401 ? signedOut(error) : failed(error, begin);
+  } finally {
+    state.beginning = false;
   }
+  navigator.serviceWorker?.register("/offline.js").catch(() => {}); // on https and localhost only
   state.answered = state.me.answered;
   state.outbox = new Outbox(state.me.id, { onChange: showSending, onRefused: refused, ahead: () => (state.filling ? {} : ahead()), onAsked: asked });
   state.viewer ??= createViewer($("viewer"), { onMark: clicked });
@@ -487,6 +493,13 @@ function failed(error, again) {
   message("That did not work", error.message, "Try again", again);
 }
 
+// The page was loaded without a connection: offline.js brought it.
+function away() {
+  const waiting = waitingHere();
+  const kept = waiting ? `${waiting} of your answers ${waiting === 1 ? "is" : "are"} kept here and sent when you are connected again. ` : "";
+  message("No connection", `${kept}Places to look at come from the server.`, "Try again", begin);
+}
+
 function signedOut(error) {
   message("You are signed out", error.message);
 }
@@ -597,7 +610,8 @@ $("help").addEventListener("click", openHelp);
 $("leave").addEventListener("click", leave);
 $("feedback-next").addEventListener("click", nextExample);
 $("welcome").addEventListener("close", welcomed);
-window.addEventListener("online", () => state.me && fill());
+window.addEventListener("online", () => (state.me ? fill() : begin()));
 window.addEventListener("offline", () => state.outbox && showSending());
 
+keysHelp();
 begin();

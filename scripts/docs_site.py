@@ -59,7 +59,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def navigation(docs: Path) -> list[Any]:
     """Titles and pages, as mkdocs wants them."""
-    there = [path.stem for path in sorted(docs.glob("*.md"))]
+    there = [path.relative_to(docs).as_posix().removesuffix(".md") for path in sorted(docs.rglob("*.md"))]
     guides = [name for name in GUIDES if name in there] + sorted({*there} - {*GUIDES, *FIXED})
     commands = sorted(path for path in pages() if path.startswith("commands/") and path != "commands/index.md")
     return [

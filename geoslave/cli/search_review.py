@@ -33,7 +33,7 @@ campaign_argument = click.argument("campaign", type=PATH, metavar="CAMPAIGN")
 @click.option("--unlike", type=PATH, help="Places that look alike and are not.")
 @click.option("--target", help="What is sought: a preset (geoslave targets list) or your own .yaml file.")
 @click.option("--page-size", type=click.IntRange(4, 60), default=20, show_default=True, help="Chips of a page.")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Where it listens.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in this computer's browser.")
 def review(
     campaign: Path,
@@ -91,7 +91,9 @@ def review(
     "--steps", type=click.IntRange(1, 1_000_000), help="Steps of training.  [default: the target's, else 400]"
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads to compute with.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed trains the same model."
+)
 @click.option("--few", is_flag=True, help="Train with fewer sites than the least that is advised (for trying out).")
 @click.option("--look/--no-look", default=True, show_default=True, help="Run the model over the index's scenes.")
 @json_option

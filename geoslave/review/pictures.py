@@ -148,7 +148,7 @@ def _drawn(scene: Scene, overview: Raster, window: Window, bands: Sequence[int],
     side = SIDE
     while True:
         picture, affine = draw_view(scene, overview, window, bands, side)
-        save_png(picture, path)
+        save_png(picture, path, smallest=False)
         if path.stat().st_size <= LARGEST_BYTES or side < 128:
             return side, affine
         side = int(side * 0.8)

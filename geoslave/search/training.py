@@ -231,7 +231,7 @@ def chip_mask(cell: Raster, labels: gpd.GeoDataFrame, core: int, target: Target,
         cell: the chip in the middle of a window of twice its size.
         labels: of this chip, in the cell's CRS.
     """
-    mask = np.full(cell.valid.shape, NOT_KNOWN, np.uint8)
+    mask: NDArray[np.uint8] = np.full(cell.valid.shape, NOT_KNOWN, np.uint8)
     edge = (cell.valid.shape[0] - core) // 2
     placed = labels[labels["kind"].isin(("outline", "point"))]
     if not len(placed) and (labels["presence"] != "no").any():

@@ -73,10 +73,11 @@ pictures_option = click.option(
         "geoslave review create kilns.gpkg --scenes scenes/ --gold known.geojson --out kilns-review",
         "geoslave review create kilns.gpkg --scenes scenes/ --design census+audit -n 300 --out kilns-audit",
         "geoslave review create kilns.gpkg --scenes 2026/ --before 2020/ --urgent 'school_m<800' --out urgent",
+        "geoslave review create regions/bihar --design census+audit -n 300 --out bihar-review",
     ),
 )
 @click.argument("detections", type=PATH)
-@click.option("--scenes", type=PATH, required=True, multiple=True, help="The rasters, or folders of them.")
+@click.option("--scenes", type=PATH, multiple=True, help="The rasters, or folders of them; a region knows its own.")
 @click.option("--before", type=PATH, multiple=True, help="Rasters of an earlier date, to swipe between.")
 @click.option("--out", type=PATH, required=True, help="The review's folder.")
 @click.option("--design", type=click.Choice(DESIGNS), default="triage", show_default=True, help="How tasks are drawn.")
@@ -125,18 +126,25 @@ def create(
     nodata: Any,
     as_json: bool,
 ) -> None:
-    """Make tasks of DETECTIONS (a layer, or the folder of a region's run) and the scenes they were found in.
+    """Make tasks of DETECTIONS (a layer, or a region: its latest run) and the scenes they were found in.
 
     Designs: triage asks about the most useful detections first (uncertain, large, new, near what a rule protects);
     stratified about as many of every confidence; random about detections or tiles at random; census+audit shows
     every tile with a detection and a random sample of the others. Each task keeps its stratum and its chance of
     having been drawn.
     """
+    from geoslave.cli.review_region import of_region
     from geoslave.detections.export import filter_detections, read_detections
     from geoslave.imagery.geotiff import Reading
     from geoslave.imagery.scenefolder import find_scenes
     from geoslave.review.create import Options, create_review
 
+    region = None if detections.is_file() else of_region(str(detections))
+    if region is None and not scenes:
+        raise click.UsageError("--scenes is missing: the rasters the detections were found in")
+    if region is not None:
+        detections = region.detections
+        bands, crs, nodata = bands or region.bands, crs or region.crs, nodata or region.nodata
     table = read_detections(detections / "detections.gpkg" if detections.is_dir() else detections)
     if min_confidence is not None:
         table = filter_detections(table, min_confidence)
@@ -155,6 +163,8 @@ def create(
         reading=Reading(numbers=bands, crs=crs, nodata=fill, trust_all=nodata == "none"),
     )
     paths, older = ([scene.path for part in given for scene in find_scenes(part)] for given in (scenes, before))
+    if region is not None and not scenes:
+        paths = list(region.scenes)
     known = None if gold is None else _gold(gold)
     with progress(as_json) as step:
         made = create_review(table, paths, out, options, before=older, gold=known, database=database, step=step)
@@ -199,8 +209,9 @@ def _gold(path: Path) -> gpd.GeoDataFrame:
 def consensus(review: str, out: Path, merge_m: float, as_json: bool) -> None:
     """Bring the votes of a REVIEW (folder, file or PostgreSQL URL) together.
 
-    Writes verdicts.csv (geoslave calibrate reads it), tiles.csv (geoslave estimate reads it), reviewers.csv and
-    verdicts.gpkg for QGIS. Probabilities come from Dawid-Skene with gold; marks of searches this close are one site.
+    Writes verdicts.csv (geoslave calibrate reads it), tiles.csv, votes.csv and gold.csv (geoslave estimate reads
+    them), reviewers.csv and verdicts.gpkg for QGIS. Probabilities come from Dawid-Skene with gold; marks of searches
+    this close are one site.
     """
     from geoslave.files import refuse_existing
     from geoslave.review.verdicts import outcome
@@ -228,6 +239,9 @@ def _write(found: Outcome, out: Path) -> list[str]:
         if len(found.sites):
             found.sites.to_file(draft / "verdicts.gpkg", layer="sites", engine="pyogrio")
         found.consensus.reviewers.to_csv(draft / "reviewers.csv", index=False)
+        found.votes.to_csv(draft / "votes.csv", index=False)
+        if len(found.gold):
+            found.gold.to_csv(draft / "gold.csv", index=False)
         names = sorted(path.name for path in draft.iterdir())
         draft.rename(out)
     return names

@@ -2,7 +2,9 @@
 
 `verdicts` has one row a detection that was asked about; `geoslave calibrate --verdicts` reads it.
 `tiles` has one row a tile that was drawn, answered or not; `geoslave estimate` reads it as reviews.
-`sites` are the marks of searches, clustered in metres. Gold tasks measure reviewers and are in none.
+`sites` are the marks of searches, clustered in metres. Gold tasks measure reviewers and are in none of these.
+`votes` has one row a vote, on gold tasks too, and `gold` their known answers: `geoslave estimate count --votes --gold`
+carries reviewers' errors through with them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ MERGE_M = 50.0
 SEEN_SHARE = 0.5
 """A site counts where at least this share of those who looked marked it."""
 _ABOUT = ("detection_id", "tile_id", "class_name", "score", "date", "scene_id", "lon", "lat")
+_SAYS = {"yes": "yes", "offset": "yes", "no": "no"}
+"""Whether there is a site; unsure and bad imagery do not tell."""
 _M_PER_DEGREE = 111_320.0
 
 
@@ -38,6 +42,11 @@ class Outcome:
     tiles: gpd.GeoDataFrame
     sites: gpd.GeoDataFrame
     """Points: task_id, tile_id, n_saw, n_looked, share, spread_m, counts (share at least one half)."""
+    votes: pd.DataFrame
+    """task_id, tile_id, reviewer, answer (yes, no, unsure), said, n_marks, at. `tile_id` is the detection's where one
+    was asked about, and the task's where it has neither (gold)."""
+    gold: pd.DataFrame
+    """task_id, tile_id, answer."""
     n_unanswered: int
     """Tasks without a vote."""
 
@@ -67,8 +76,30 @@ def outcome(store: Store, *, merge_m: float = MERGE_M, rule: Rule | None = None)
         _layer(validate[validate["n_votes"] > 0].drop(columns=["tile_id"]), places),
         _layer(_tiles(search, sites), places),
         sites,
+        _votes(votes, {task.task_id: _unit(task.task_id, places) for task in tasks}),
+        pd.DataFrame(
+            [(task_id, _unit(task_id, places), answer) for task_id, answer in gold.items()],
+            columns=["task_id", "tile_id", "answer"],
+        ),
         int((facts["n_votes"] == 0).sum()),
     )
+
+
+def _votes(votes: Sequence[Vote], units: dict[str, str]) -> pd.DataFrame:
+    rows = [
+        (
+            *(vote.task_id, units[vote.task_id], vote.reviewer_id, _SAYS.get(vote.answer, "unsure")),
+            *(vote.answer, len(vote.marks), vote.created_at.isoformat(timespec="seconds")),
+        )
+        for vote in votes
+    ]
+    return pd.DataFrame(rows, columns=["task_id", "tile_id", "reviewer", "answer", "said", "n_marks", "at"])
+
+
+def _unit(task_id: str, places: dict[str, Place]) -> str:
+    """What an estimate calls the tile or the detection that was asked about."""
+    place = places.get(task_id)
+    return (place and (place.detection_id or place.tile_id)) or task_id
 
 
 def _facts(tasks: Sequence[Task], places: dict[str, Place]) -> pd.DataFrame:

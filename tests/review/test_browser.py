@@ -177,6 +177,7 @@ def test_the_whole_story(open_page: Open, store: Store, tmp_path: Path) -> None:
     with (tmp_path / "verdicts" / "verdicts.csv").open(newline="") as file:
         verdicts = {row["task_id"]: row for row in csv.DictReader(file)}
     assert verdicts[tasks[0].task_id]["answer"] == "no" and len(verdicts) == 30
+    assert len((tmp_path / "verdicts" / "votes.csv").read_text().splitlines()) == 91, "a vote a line, and a heading"
     _geoslave("labels", "from-review", tmp_path, "--target", "brick_kiln", "--out", tmp_path / "labels.geojson")
     labels = json.loads((tmp_path / "labels.geojson").read_text())["features"]
     presence = Counter(label["properties"]["presence"] for label in labels)

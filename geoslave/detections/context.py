@@ -249,7 +249,8 @@ def _broken(book: RuleBook, distances: Mapping[str, Floats]) -> tuple[NDArray[np
         if rule.to not in distances:
             continue
         broken = distances[rule.to] < rule.at_least_m  # a missing distance is a large one
-        said[broken] = said[broken] + f"{rule.to} < {rule.at_least_m:g} m; "
+        doubt = "" if rule.verified else " (distance not verified)"
+        said[broken] = said[broken] + f"{rule.to} < {rule.at_least_m:g} m{doubt}; "
     unchecked = ", ".join(rule.to for rule in book.rules if rule.to not in distances)
     return np.array([text.rstrip("; ") for text in said], dtype=object), unchecked
 

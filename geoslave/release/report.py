@@ -32,6 +32,8 @@ Record = Mapping[str, Any]
 NOT_PLACES = ("class", "class_name", "stratum", "season", "site_type")
 """Ways to take a count apart that do not tell where."""
 _PLAIN_STRATA = ("flagged", "unflagged", "random", "all", "confidence", "not searched", "predicted")
+ALL_REVIEWED = "all were reviewed"
+"""In place of an interval where nothing was left to a sample."""
 MOST_ROWS = 40
 """Longer tables are cut, and say so."""
 
@@ -145,7 +147,9 @@ def _headline(record: Record) -> str:
     if sample:
         said += f" of {sample['tiles']:,}"
     half = _half_width(total)
-    if half is not None:
+    if _certain(total):
+        said = f"A count of {_figure(total)} sites: of {total['n_reviewed']:,} tiles none was left out"
+    elif half is not None:
         said += f". Half the interval is {half:.0%} of the estimate"
     return f'<section class="cards">{"".join(cards)}</section><p class="lead">{escape(said)}.</p>'
 
@@ -501,10 +505,19 @@ def _figure(told: Mapping[str, Any], digits: int = 0) -> str:
 
 
 def _interval(told: Mapping[str, Any], digits: int = 0) -> str:
+    if _certain(told):
+        return ALL_REVIEWED
     return f"{told['level']:.0%} interval {_ends(told, digits)}"
 
 
+def _certain(told: Mapping[str, Any]) -> bool:
+    exact = told.get("low") is not None and told["low"] == told.get("value") == told.get("high")
+    return exact and bool(told.get("n_reviewed"))
+
+
 def _ends(told: Mapping[str, Any], digits: int) -> str:
+    if _certain(told):
+        return ALL_REVIEWED
     low, high = told.get("low"), told.get("high")
     if low is None or high is None:
         return "without an end" if low is None else f"from {low:,.{digits}f} without an upper end"

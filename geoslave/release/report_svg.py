@@ -170,10 +170,10 @@ def draw_map(
             ink = "#FFFFFF" if dark else INK
             parts.append(_text(x, y - 2, _short(area.name, 18), "middle", ink, 12))
             parts.append(_text(x, y + 14, figure, "middle", ink, 13, bold=True))
+    parts += view.scale_bar()
     for lon, lat in points:
         x, y = view.place(lon, lat)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{ORANGE}" stroke="#fff" stroke-width="1"/>')
-    parts += view.scale_bar()
     legend, depth = _legend([a.value for a in areas], edges, ramp, unit, bool(points), view.height + 12)
     return _svg(view.height + depth, title, [*parts, *legend])
 
@@ -241,7 +241,7 @@ class _View:
         for k in range(math.ceil(self.west / step), math.floor((self.west + wide) / step) + 1):
             x, _ = self.place(k * step, 0)
             parts.append(_line(x, 0, x, self.height, "#E9ECEF"))
-            if 24 < x < WIDTH - 130:
+            if 24 < x < WIDTH - 180:
                 parts.append(_text(x + 4, self.height - 6, _degrees(k * step, "E", "W"), "start", "#8A9099", 11))
         for k in range(math.ceil((self.north - high) / step), math.floor(self.north / step) + 1):
             _, y = self.place(0, k * step)
@@ -252,7 +252,7 @@ class _View:
 
     def scale_bar(self) -> list[str]:
         km = 111.32 / self.per_degree
-        length = next((s for s in (1000, 500, 200, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2) if s / km <= WIDTH / 5), 0.1)
+        length = next((s for s in (1000, 500, 200, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2) if s / km <= WIDTH / 7), 0.1)
         x2, y = WIDTH - 14, self.height - 12
         x1 = x2 - length / km
         return [

@@ -42,4 +42,4 @@ def test_the_count_can_be_made_again_from_its_tables(demo: tuple[Path, dict], ru
 def test_the_report_says_that_all_is_synthetic(demo: tuple[Path, dict]) -> None:
     text = (demo[0] / "report.html").read_text()
     assert "plays the reviewers" in text and "An indicator, not evidence" in text
-    assert f"An estimate of {demo[1]['n_sites']} sites" in text and "Do not publish it" not in text
+    assert f"A count of {demo[1]['n_sites']} sites" in text and "Do not publish it" not in text

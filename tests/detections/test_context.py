@@ -91,6 +91,8 @@ def test_every_rule_book_is_dated_and_has_its_source(path: Path) -> None:
 
 def test_distances_nobody_verified_are_told() -> None:
     book = read_rules(RULES / "india-2022.yaml")
+    near = enrich(points((88.0, 24.0)), {"dwelling": points(around(88, 24, 0, 300.0))}, [book])
+    assert near["breaks_india-2022"].item() == "dwelling < 800 m (distance not verified)"
     told = summary(enrich(points((88.0, 24.0)), {}, [book]), [book])["rules"]
     assert book.unverified == ("dwelling", "orchard")
     assert told["india-2022"]["unverified"] == "dwelling, orchard"  # type: ignore[index]

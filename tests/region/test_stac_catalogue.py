@@ -19,6 +19,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
 from jsonschema import Draft7Validator
 from stac_validator import fast_validator
 
@@ -27,7 +28,7 @@ from geoslave.errors import GeoslaveError, OutputError
 from geoslave.model.mlm import MLM_SCHEMA, faults
 from geoslave.region.layout import RegionFolder
 from geoslave.region.run import Choice, run_region
-from geoslave.region.stac import export_catalogue
+from geoslave.region.stac import _around, _box, _plain, export_catalogue
 from geoslave.release.exportlog import read as read_log
 from geoslave.release.lint import lint_folder
 from geoslave.release.provenance import of_release
@@ -245,3 +246,32 @@ def test_the_command_needs_purpose_and_recipient(region: RegionFolder, tmp_path:
     status, out, _ = run("provenance", told["stac"])
     assert status == 0 and "Labour Department" in out
     assert run("release", "check", told["stac"])[0] == 1
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_composite_names_the_scenes_it_was_made_of(make_region: MakeRegion, tmp_path: Path) -> None:
+    region = make_region("joined", composite="latest")
+    assert not run_region(region, Choice(workers=0)).failures
+    export_catalogue(region, tmp_path / "stac", log=tmp_path / "log.jsonl", **FOR)
+    found = {path.relative_to(tmp_path / "stac").as_posix(): content for path, content in objects(tmp_path / "stac")}
+    scenes = [name for name in found if name.startswith("scenes/") and "collection" not in name]
+    maps = [name for name in found if name.startswith("scores/") and "collection" not in name]
+    assert len(scenes) == 2 and len(maps) == 1
+    sources = [link["href"] for link in found[maps[0]]["links"] if link["rel"] == "derived_from"]
+    assert sorted(sources) == sorted([*(f"../{name}" for name in scenes), "../model/model.json"])
+    for name, content in found.items():
+        assert not broken(content, False, tmp_path), name
+    assert str(tmp_path) not in json.dumps(found), "a path of this machine is in it"
+
+
+def test_boxes_across_the_antimeridian_go_from_west_to_east() -> None:
+    east, west = shapely.box(178, -18, 180, -16), shapely.box(-180, -18, -179, -16)
+    assert _box(shapely.MultiPolygon([east, west])) == [178, -18, -179, -16]
+    assert _box(shapely.box(10, 20, 30, 40)) == [10, 20, 30, 40]
+    assert _around([[178, -18, -179, -16], [170, -20, 175, -19]]) == [-180, -20, 180, -16]
+    assert _around([[1, 2, 3, 4], [2, 1, 5, 3]]) == [1, 1, 5, 4]
+
+
+def test_names_become_files_and_stay_different() -> None:
+    assert _plain("S2A_2024-01.tif") == "S2A_2024-01.tif"
+    assert _plain("a/b") != _plain("a b") and "/" not in _plain("../../etc/passwd")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,9 @@ def review(
     if like is None and unlike is not None:
         raise click.UsageError("--unlike goes with --like: a campaign begins with examples")
     opened = _opened(campaign, like, unlike, target, page_size)
-    desk = Desk(opened, target_of(opened, target))
-    app = create_app(desk, training_command(opened.folder))
-    with _listening("127.0.0.1", port) as door:
+    with _alone(opened.folder, "its page is open already: close that one first"), _listening("127.0.0.1", port) as door:
+        opened = open_campaign_at(campaign)  # whoever had it may have answered more
+        app = create_app(Desk(opened, target_of(opened, target)), training_command(opened.folder))
         address = f"http://127.0.0.1:{port}"
         click.echo(f"The page of the search is at {address}")
         click.echo("Press Ctrl-C to stop: every answer is kept, and the page stays as it is.")
@@ -122,7 +123,9 @@ def train(
     sought = target_of(opened, target)
     known = opened.known()
     table = label_table(opened.index.chips, known, Marks(opened.folder).current(), sought)  # type: ignore[arg-type]
-    with progress(as_json) as bar:
+    work = opened.folder / "training"
+    work.mkdir(exist_ok=True)
+    with _alone(work, "it is being trained already: wait for that"), progress(as_json) as bar:
         trained = train_campaign(
             opened.index,
             table,
@@ -186,6 +189,27 @@ def target_of(campaign: Campaign, given: str | None) -> Target:
     target = get_target(str(named))
     kept.write_text(target_yaml(target), encoding="utf-8")
     return target
+
+
+@contextmanager
+def _alone(folder: Path, why: str) -> Iterator[None]:
+    """One process at a time; the lock of one that died is free.
+
+    Raises:
+        SearchError: if another one is at it.
+    """
+    from geoslave.errors import GeoslaveError
+    from geoslave.region.layout import RegionFolder, locked
+    from geoslave.search import SearchError
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(RegionFolder(folder)))
+        except GeoslaveError as error:
+            if "already" not in str(error):
+                raise
+            raise SearchError(f"{folder}: {why}") from None
+        yield
 
 
 def _opened(path: Path, like: Path | None, unlike: Path | None, target: str | None, page_size: int) -> Campaign:

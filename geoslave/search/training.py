@@ -140,7 +140,8 @@ def write_training_set(
     Returns:
         (sites learned from, sites put aside).
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("train", "train_masks", "aside", "aside_masks"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     aside = _put_aside(labels, seed) if plan(labels).measured else set()
     sites = labels[labels["kind"].isin(("outline", "point"))]
     known = labels[(labels["presence"] != "unsure")]

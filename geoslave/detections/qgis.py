@@ -131,12 +131,12 @@ OUTCOMES: Mapping[str, Colour] = {
 def errors_qml(columns: Sequence[str] = (), side_m: float = SIDE_M) -> str:
     """The style of an evaluation's objects: hits, misses, false alarms, ignored ones."""
     far = _far(side_m)
-    marks = {"hit": ("circle", "solid"), "miss": ("diamond", "dash"), "false alarm": ("triangle", "solid")}
+    marks = {"hit": ("circle", "solid"), "miss": ("diamond", "solid"), "false alarm": ("triangle", "solid")}
     rules = [
-        Rule(name, f"\"outcome\" = '{name}'", _site(OUTCOMES[name], 0.7, far, *marks[name]))
+        Rule(name, f"\"outcome\" = '{name}'", _site(OUTCOMES[name], 0.7, far, *marks[name], draw.PAPER))
         for name in ("false alarm", "miss", "hit")
     ]
-    rules.append(Rule("ignored (margin, or outside)", "ELSE", _site(GREY, 0.4, far, "square", "dot")))
+    rules.append(Rule("ignored (margin, or outside)", "ELSE", _site(GREY, 0.4, far, "square", "dot", draw.INK)))
     tip = (
         '<b>[% "outcome" %]</b><br/>confidence [% coalesce(format_number("confidence", 2), \'none\') %]<br/>'
         "[% coalesce('on the contact sheet: ' || \"contact_sheet\", '') %]"
@@ -415,15 +415,22 @@ def _near(side_m: float) -> float:
     return max(side_m, 1.0) * 1000 / _LABELLED_MM
 
 
-def _site(colour: Colour, width_mm: float, far: float, shape: str = "circle", dash: str = "solid") -> str:
+def _site(
+    colour: Colour,
+    width_mm: float,
+    far: float,
+    shape: str = "circle",
+    dash: str = "solid",
+    casing: Colour = (15, 15, 25),
+) -> str:
     """An outline on its casing; a dot where the map's scale makes it a speck."""
     large, small = f"coalesce(@map_scale <= {far:.0f}, true)", f"coalesce(@map_scale > {far:.0f}, false)"
     size = 1.3 + 1.6 * width_mm
     return draw.fill_symbol(
         draw.filled(colour, 34, large),
-        draw.outline((15, 15, 25), width_mm + 0.5, 190, "solid", large),
+        draw.outline(casing, width_mm + 0.5, 190, "solid", large),
         draw.outline(colour, width_mm, 255, dash, large),
-        draw.centroid(draw.dot(shape, colour, size), enabled=small),
+        draw.centroid(draw.dot(shape, colour, size, casing), enabled=small),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -336,6 +337,32 @@ def test_export_takes_verdicts_counts_and_changes_along(tmp_path: Path, run: Run
     ):
         status, _, err = run("export", layer, *wrong)
         assert status in (1, 2) and word in err and not (tmp_path / "q").exists(), (wrong, err)
+
+
+def test_what_estimate_writes_is_what_a_project_takes(tmp_path: Path, run: Run) -> None:
+    layer = write_detections(five_detections(), tmp_path / "kilns.gpkg", provenance={})
+    lon = np.linspace(74.99, 75.03, 40)
+    frame = pd.DataFrame({"tile_id": [f"t{k}" for k in range(40)], "n_flagged": 0, "lon": lon, "lat": 27.1})
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    reviews = frame[["tile_id"]].iloc[::2].assign(n_sites=[k % 2 for k in range(20)], inclusion_probability=0.5)
+    reviews.to_csv(tmp_path / "reviews.csv", index=False)
+    halves = [shapely.box(74.9, 27, 75.01, 27.2), shapely.box(75.01, 27, 75.1, 27.2)]
+    gpd.GeoDataFrame({"name": ["West", "East"]}, geometry=halves, crs=4326).to_file(tmp_path / "areas.geojson")
+    counting = ("estimate", "count", tmp_path / "frame.csv", tmp_path / "reviews.csv", "--areas")
+    status, _, err = run(*counting, tmp_path / "areas.geojson", "--out", tmp_path / "counts.json")
+    assert status == 0, err
+    earlier = five_detections().iloc[:3].assign(date="2020-01-02")
+    write_detections(earlier, tmp_path / "before.gpkg", provenance={})
+    changing = ("estimate", "change", tmp_path / "before.gpkg", layer, "--out", tmp_path / "sites.gpkg")
+    status, _, err = run(*changing)
+    assert status == 0, err
+    beside = ("--counts", tmp_path / "counts.json", "--areas", tmp_path / "areas.geojson")
+    status, _, err = run("export", layer, "--qgis", tmp_path / "map", *beside, "--changes", tmp_path / "sites.gpkg")
+    assert status == 0, err
+    counts = gpd.read_file(tmp_path / "map" / "counts.gpkg", layer="counts")
+    assert counts["area"].tolist() == ["West", "East"] and (counts["low"] < counts["sites"]).all()
+    changes = gpd.read_file(tmp_path / "map" / "changes.gpkg", layer="changes")
+    assert changes["status"].value_counts().to_dict() == {"persisted": 3, "appeared": 2}
 
 
 def test_a_folder_that_is_no_project_is_left_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import rasterio
 from geoslave.region.layout import write_json
 from geoslave.region.run import Choice, run_region
 from geoslave.region.setup import init_region
+from tests.cli.test_review_command import cast, layer, review  # noqa: F401
 from tests.detections.qgissession import open_project
 from tests.detections.test_qgis import qgis_python  # noqa: F401
 from tests.region.conftest import MakeRegion, change, make_region, scenes  # noqa: F401
@@ -53,7 +54,7 @@ def test_a_region_of_two_zones_opens_anywhere(
     view = {"all": {"extent": [89.985, 23.945, 90.012, 23.957], "lonlat": True, "size": [900, 500], "theme": "Scores"}}
     opened = open_project(qgis_python, there / "project.qgz", tmp_path, view)
     told = opened.told
-    assert all(layer["valid"] for layer in told["layers"].values()), told["layers"]
+    assert all(one["valid"] for one in told["layers"].values()), told["layers"]
     assert told["layers"]["Detections by confidence (a score)"]["count"] == len(PLACES)
     assert len(told["groups"]["Scores"]) == len(told["groups"]["Imagery"]) == 2
     crs = {told["layers"][name]["crs"] for name in told["groups"]["Imagery"]}
@@ -112,3 +113,16 @@ def test_score_maps_of_blocks_become_one_map(make_region: MakeRegion, tmp_path: 
             assert seen.any() and (whole.read(1)[~seen] == 255).all()
     with rasterio.open(next((tmp_path / "m" / "imagery").glob("*.tif"))) as picture:
         assert picture.count == 3 and (picture.dataset_mask() == 0).any(), "missing imagery is clear"
+
+
+def test_a_review_as_it_stands_is_shown(review: Path, layer: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+    cast(review, {"d0": "yes", "d1": "yes", "d2": "no", "d3": "bad_imagery"})
+    status, _, err = run("export", layer, "--qgis", tmp_path / "m", "--verdicts", review)
+    assert status == 0, err
+    shown = gpd.read_file(tmp_path / "m" / "verdicts.gpkg", layer="verdicts").set_index("detection_id")
+    assert shown["answer"].to_dict() == {"d0": "yes", "d1": "yes", "d2": "no", "d3": "bad_imagery"}
+    assert run("review", "consensus", review, "--out", tmp_path / "v")[0] == 0
+    command = ("export", layer, "--qgis", tmp_path / "m2", "--verdicts")
+    assert run(*command, tmp_path / "v" / "verdicts.gpkg")[0] == 0
+    status, _, err = run(*command, tmp_path / "none")
+    assert status == 1 and "review" in err

@@ -98,6 +98,8 @@ class GateConfig(_Frozen):
     """Validation scenes are seen brighter and darker so many times."""
     data: str = "scenes put aside"
     """What the threshold was chosen on, in words, for the card."""
+    metrics: dict[str, Any] = {}
+    """Figures measured elsewhere (scripts/bench/gate.py), kept in the package and told on the card."""
     seed: int = Field(default=0, ge=0)
     threads: int | None = None
 
@@ -509,7 +511,7 @@ def write_gated(
             recall=config.recall,
             architecture={"channels": list(config.channels)},
             data=config.data,
-            metrics=result.metrics(),
+            metrics=result.metrics() | config.metrics,
         )
         facts = package.spec.model_dump() | {"gate": gate, "version": config.version, "format": FORMAT}
         spec = ModelSpec.model_validate(facts)

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from geoslave.cli.main import cli
 from geoslave.detect import detect_scene
+from geoslave.detections.export import read_provenance
 from geoslave.errors import ModelError
 from geoslave.grid import partition
 from geoslave.model.gate import GATE_FILE, GatedNetwork, GateSpec, gated, opened_cells, windows
@@ -159,6 +162,17 @@ def test_detect_finds_the_same_sites_with_a_gate_and_writes_nought_where_it_was_
     different = gated_scores != plain_scores
     assert different[0, 150:155, 100:110].all()
     assert (gated_scores[different] == 0).all()
+
+
+def test_detect_tells_whether_the_gate_was_used(scene: Path, tmp_path: Path) -> None:
+    model = write_gated_model(tmp_path / "bright", halo=32, stride=16)
+    for flags, threshold, recall in (((), 0.5, 0.99), (("--no-gate",), None, None)):
+        out = tmp_path / f"{len(flags)}.gpkg"
+        command = ["detect", str(scene), "--model", str(model), "--out", str(out), "--threads", "1", "--json", *flags]
+        run = CliRunner().invoke(cli, command)
+        assert run.exit_code == 0, run.output
+        for told in (json.loads(run.stdout), read_provenance(out)):
+            assert (told["gate_threshold"], told["gate_recall"]) == (threshold, recall)
 
 
 def test_a_package_keeps_the_hash_of_its_gate_and_the_rules(tmp_path: Path) -> None:

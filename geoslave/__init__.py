@@ -14,35 +14,25 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = (
-    "Count",
-    "DemoScene",
-    "Evaluated",
-    "Findings",
-    "ReviewPlan",
-    "SceneView",
-    "count_sites",
-    "evaluate",
-    "evaluate_layer",
-    "find_sites",
-    "list_models",
-    "open_scene",
-    "plan_review",
-    "read_layer",
-    "render_demo",
-)
-"""Names of `geoslave.api` that stand here too (types: __init__.pyi)."""
-__all__ = ["__version__", *_API]
+_API = {
+    "scenes": ("DemoScene", "SceneView", "open_scene", "render_demo"),
+    "findings": ("Findings", "find_sites", "list_models", "read_layer"),
+    "evaluating": ("Evaluated", "evaluate", "evaluate_layer"),
+    "counting": ("Count", "ReviewPlan", "count_sites", "plan_review"),
+}
+"""Modules of `geoslave.api`, and their names that stand here too (types: __init__.pyi)."""
+_HOME = {name: module for module, names in _API.items() for name in names}
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     """What notebooks use, loaded when it is first asked for (PEP 562)."""
-    if name not in _API:
-        raise AttributeError(f"module 'geoslave' has no attribute '{name}'; it has {', '.join(_API)}")
-    value = getattr(importlib.import_module("geoslave.api"), name)
+    if name not in _HOME:
+        raise AttributeError(f"module 'geoslave' has no attribute '{name}'; it has {', '.join(_HOME)}")
+    value = getattr(importlib.import_module(f"geoslave.api.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_API})
+    return sorted({*globals(), *_HOME})

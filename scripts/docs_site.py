@@ -84,7 +84,9 @@ def pages() -> dict[str, str]:
         "changelog.md": _moved((ROOT / "CHANGELOG.md").read_text("utf-8"), "CHANGELOG.md", "changelog.md"),
         "commands/index.md": _command_list(),
         "settings/detections.md": _columns_page(),
-        "python/api.md": "# In a notebook\n\n::: geoslave.api\n",
+        "python/api.md": "# In a notebook\n\n"
+        + "\n\n".join(f"::: geoslave.api{part}" for part in ("", ".scenes", ".findings", ".evaluating", ".counting"))
+        + "\n",
         "python/rooms.md": _rooms_page(),
     }
     for path in notebooks():

@@ -57,7 +57,7 @@ function drawPage(fresh = false) {
   const place = page.kind === "place";
   const touch = window.matchMedia("(hover: none)").matches;
   $("question").textContent = place ? `Where in the frame is the ${target.title}?` : page.kind === "model" ? `Is what is outlined a ${target.title}?` : `Which frames hold a ${target.title}?`;
-  $("hint").textContent = place ? "Click the site, or enlarge the chip (E) to draw its outline." : `Frames are ${target.frame_m.toLocaleString("en")} m wide. ${touch ? "Tap a site: yes, here; again: no; again: unsure." : "Y, N or U answers; a click on a site says yes, here."}`;
+  $("hint").textContent = place ? "Click the site, or enlarge the chip (E) to draw its outline." : page.kind === "model" ? "A yes places it where the outline is; a click says yes, but here." : `Frames are ${target.frame_m.toLocaleString("en")} m wide. ${touch ? "Tap a site: yes, here; again: no; again: unsure." : "Y, N or U answers; a click on a site says yes, here."}`;
   $("kind").hidden = page.kind === "ranking";
   $("kind").textContent = place ? "place the sites" : page.kind === "model" ? "the model asks" : "";
   $("done").hidden = page.kind !== "done";
@@ -303,7 +303,7 @@ function drawTraining() {
 function trainedWords(last, round) {
   if (!last) return round.ready ? (round.measured ? "" : "With fewer than 25 sites a model is trained, but not measured.") : "A model needs that much at least.";
   const measured = last.held_out_f1 === null ? "not measured" : `F1 ${last.held_out_f1.toFixed(2)} on ${last.held_out_sites} sites put aside`;
-  const asks = round.asked ? ` It is unsure of ${round.asked} chips: the next page shows them.` : "";
+  const asks = round.asked && state.page.kind !== "model" ? ` It is unsure of ${round.asked} chips: the next page shows them.` : "";
   return `The last model (${measured}) finds ${last.detections} places.${asks}`;
 }
 

@@ -68,9 +68,9 @@ def take_sample(frame: pd.DataFrame, reviews: pd.DataFrame, gaps: str = "refuse"
     joined = checked_reviews(reviews, frame)
     sizes = _sizes(joined, frame)
     drawn = joined.groupby("stratum").size()
-    _check_probabilities(joined, drawn, sizes)
+    lost = _check_probabilities(joined, drawn, sizes, gaps)
     answered = joined["n_sites"].notna()
-    warnings = list(_unanswered(answered, gaps))
+    warnings = [*lost, *_unanswered(answered, gaps)]
     table = joined[answered].reset_index(drop=True)
     names = tuple(sizes)
     code = pd.Index(names).get_indexer(pd.Index(table["stratum"]))
@@ -114,7 +114,9 @@ def _sizes(joined: pd.DataFrame, frame: pd.DataFrame) -> dict[str, int]:
     return sizes
 
 
-def _check_probabilities(joined: pd.DataFrame, drawn: pd.Series, sizes: dict[str, int]) -> None:
+def _check_probabilities(joined: pd.DataFrame, drawn: pd.Series, sizes: dict[str, int], gaps: str) -> Sequence[str]:
+    """Whether there are as many rows as were drawn; what is missing is told where gaps are allowed."""
+    lost = 0
     for name, n in drawn.items():
         if n > sizes[str(name)]:
             raise EstimateError(f"stratum '{name}' has {n} reviews and {sizes[str(name)]} tiles: this is another frame")
@@ -126,12 +128,24 @@ def _check_probabilities(joined: pd.DataFrame, drawn: pd.Series, sizes: dict[str
                 f"stratum '{name}' was drawn with unequal probabilities ({told.min():g} to {told.max():g}): "
                 "strata must be drawn evenly; for draws in proportion to a count use method discount"
             )
-        if abs(told.iloc[0] * sizes[str(name)] - n) > max(1.0, 0.02 * n):
-            raise EstimateError(
-                f"stratum '{name}': {sizes[str(name)]} tiles drawn with probability {told.iloc[0]:g} make "
-                f"{told.iloc[0] * sizes[str(name)]:.0f} reviews and there are {n}: the sample does not match the "
-                "frame, or rows are missing"
-            )
+        expected = told.iloc[0] * sizes[str(name)]
+        if abs(expected - n) <= _rounding(float(told.iloc[0]), sizes[str(name)], int(n)):
+            continue
+        if gaps == "stratum" and n < expected:
+            lost += round(expected - n)
+            continue
+        raise EstimateError(
+            f"stratum '{name}': {sizes[str(name)]} tiles drawn with probability {told.iloc[0]:g} make {expected:.0f} "
+            f"reviews and there are {n}: the sample does not match the frame, or rows are missing"
+            + (" (--gaps stratum takes them as missing at random)" if n < expected else "")
+        )
+    return (f"{lost} drawn tiles are missing from the reviews, taken as missing at random",) if lost else ()
+
+
+def _rounding(probability: float, size: int, n: int) -> float:
+    """By how much size x probability may miss the number drawn, for the digits the probability was written with."""
+    decimals = len(f"{probability:.12f}".rstrip("0").partition(".")[2])
+    return max(0.5, min(0.02 * n, size * 0.5 * 10.0**-decimals))
 
 
 def _unanswered(answered: pd.Series, gaps: str) -> Sequence[str]:

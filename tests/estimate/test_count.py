@@ -251,6 +251,17 @@ def test_unanswered_tasks_are_missing_at_random_on_request() -> None:
     assert any("2 of 50 tasks" in warning for warning in estimate.warnings)
 
 
+def test_one_row_that_is_missing_is_noticed() -> None:
+    frame, reviews = sampled(region())
+    flagged = reviews.index[reviews["stratum"] == "flagged 0"][0]
+    with pytest.raises(EstimateError, match="rows are missing"):
+        count_sites(frame, reviews.drop(index=flagged))
+    told = count_sites(frame, reviews.drop(index=flagged), gaps="stratum")
+    assert any("1 drawn tiles are missing" in warning for warning in told.warnings)
+    rounded = reviews.assign(inclusion_probability=reviews["inclusion_probability"].round(4))
+    assert count_sites(frame, rounded) == count_sites(frame, reviews)
+
+
 def test_nothing_found_has_an_upper_end_and_says_so() -> None:
     estimate = count_sites(*strata((5000, 500, 0)))
     assert estimate.value == estimate.low == 0

@@ -27,6 +27,7 @@ from geoslave.imagery.grades import GRADES
 from geoslave.imagery.raster import Raster
 from tests.detections.qgissession import open_project
 from tests.detections.test_qgis import CENTRES, five_detections, qgis_python  # noqa: F401
+from tests.imagery.test_catalog import serving
 
 CRS = "EPSG:32643"
 NEAR = {"extent": [499_800, 2_999_800, 501_800, 3_000_200], "size": [2000, 400]}
@@ -402,3 +403,18 @@ def test_a_mosaic_names_its_parts_relatively(tmp_path: Path) -> None:
 def test_what_is_no_table_of_changes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GeoslaveError, match="is not there"):
         qgislayers.read_changes(tmp_path / "none.gpkg")
+
+
+def test_of_a_scene_at_an_address_a_small_picture_goes_along(tmp_path: Path, run: Run) -> None:
+    layer = write_detections(five_detections(), tmp_path / "kilns.gpkg", provenance={})
+    (tmp_path / "served").mkdir()
+    inputs(tmp_path / "served")
+    with serving("range_server.py", tmp_path / "served") as address:
+        status, _, err = run("export", layer, "--qgis", tmp_path / "map", "--scene", f"{address}/scene.tif")
+        assert status == 0, err
+        status, _, err = run("export", layer, "--qgis", tmp_path / "none", "--scene", f"{address}/absent.tif")
+        assert status == 1 and not (tmp_path / "none").exists()
+    with rasterio.open(tmp_path / "map" / "imagery" / "scene.tif") as picture:
+        assert picture.count == 3 and picture.dtypes[0] == "uint8"
+    with zipfile.ZipFile(tmp_path / "map" / "project.qgz") as archive:
+        assert address.encode() not in archive.read("project.qgs")

@@ -29,7 +29,7 @@ LOG = "release-log.jsonl"
 @click.argument("figures", nargs=-1, required=True, type=PATH, metavar="FIGURES...")
 @click.option("--out", type=PATH, required=True, help="The report (.html).")
 @click.option("--pdf", type=PATH, help="Also as PDF; needs Chromium, Chrome or Edge on this machine.")
-@click.option("--detections", type=PATH, help="A layer, or the folder of a region's run: for the map and the model.")
+@click.option("--detections", type=PATH, help="A layer, a region or its run: for the map and the model.")
 @click.option("--min-confidence", type=SHARE, help="Of detections on the map. [default: the layer's]")
 @click.option("--areas", type=PATH, help="Polygons to draw; coloured where FIGURES hold a count by area.")
 @click.option("--area-name", metavar="COLUMN", help="The polygons' column of names. [default: the first with text]")
@@ -110,9 +110,11 @@ def _ground(options: dict[str, Any]) -> Ground:
 def _detections(path: Path, min_confidence: float | None) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     from geoslave.detections.export import filter_detections, read_detections, read_provenance
     from geoslave.errors import EstimateError
+    from geoslave.region.layout import RegionFolder
 
     if path.is_dir():
-        inside = path / "detections.gpkg"
+        run = RegionFolder(path).latest_run() if (path / "region.yaml").is_file() else None
+        inside = (run.path if run else path) / "detections.gpkg"
         if not inside.is_file():
             raise EstimateError(
                 f"{path} holds no detections.gpkg: make it with  geoslave region export, or give a layer"

@@ -214,6 +214,15 @@ def test_the_whole_path_of_a_user(
     assert status == 0 and err == "" and "r.html" in printed
     text = out.read_text()
     assert "Brick kilns: how many, and how sure" in text and "H3" in text and "frame.csv" in text
+    folder = tmp_path / "made" / "runs" / "2026-03-01_abc"
+    folder.mkdir(parents=True)
+    (tmp_path / "made" / "region.yaml").write_text("")
+    (folder / "run.json").write_text("{}")
+    again = ("--out", tmp_path / "again.html", "--detections", tmp_path / "made")
+    assert "region export" in run("estimate", "report", tmp_path / "c.json", *again)[2]
+    (folder / "detections.gpkg").write_bytes(layer.read_bytes())
+    assert run("estimate", "report", tmp_path / "c.json", *again)[0] == 0
+    assert (tmp_path / "again.html").read_text() == text
     assert run("estimate", "report", tmp_path / "c.json", "--out", out)[0] == 1  # there already
     assert run("estimate", "report", files[0], "--out", tmp_path / "n.html")[0] == 1  # no figures
     assert run("estimate", "report", tmp_path / "c.json", "--out", tmp_path / "n.pdf")[0] == 2

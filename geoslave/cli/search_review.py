@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from geoslave.search.campaign import Campaign
+    from geoslave.search.index import ChipIndex
     from geoslave.targets import Target
 
 PORT = 8010
@@ -61,7 +62,10 @@ def review(
     opened = _opened(campaign, like, unlike, target, page_size)
     with _alone(opened.folder, "its page is open already: close that one first"), _listening("127.0.0.1", port) as door:
         opened = open_campaign_at(campaign)  # whoever had it may have answered more
-        app = create_app(Desk(opened, target_of(opened, target)), training_command(opened.folder))
+        sought = target_of(opened, target)
+        for line in doubts(opened.index, sought):
+            note(line)
+        app = create_app(Desk(opened, sought), training_command(opened.folder))
         address = f"http://127.0.0.1:{port}"
         click.echo(f"The page of the search is at {address}")
         click.echo("Press Ctrl-C to stop: every answer is kept, and the page stays as it is.")
@@ -189,6 +193,23 @@ def target_of(campaign: Campaign, given: str | None) -> Target:
     target = get_target(str(named))
     kept.write_text(target_yaml(target), encoding="utf-8")
     return target
+
+
+def doubts(index: ChipIndex, target: Target) -> list[str]:
+    """What speaks against finding a target in an index: imagery too coarse, a season's other date missing."""
+    told = []
+    gsd = float(index.facts["reading"]["gsd_m"])
+    if gsd > 1.25 * target.gsd_m:
+        told.append(
+            f"a {target.title} shows in imagery of {target.gsd_m:g} m or finer; the index has {gsd:g} m: look for it in "
+            "finer imagery"
+        )
+    if target.dates > max(1, index.chips["date"].nunique()):
+        told.append(
+            f"a {target.title} is told from what looks like it by {target.dates} dates; the index has fewer: index a scene "
+            "of another season too"
+        )
+    return told
 
 
 @contextmanager

@@ -15,7 +15,9 @@ import httpx
 import pytest
 import yaml
 
+from geoslave.cli.search_review import doubts
 from geoslave.search.labels import Marks
+from geoslave.targets import get_target
 from tests.search.search_scene import begin, shared
 
 Run = Callable[..., tuple[int, str, str]]
@@ -98,3 +100,10 @@ def test_a_training_with_too_little_says_what_is_missing(run: Run) -> None:
     (campaign.folder / "draft.json").write_text(json.dumps({"nonsense": 1}))
     status, _, again = run("search", "train", campaign.folder, "--target", "fish_camp")
     assert status == 1 and again == said
+
+
+def test_imagery_that_cannot_show_a_target_is_told_of() -> None:
+    index, _ = shared()
+    assert doubts(index, get_target("brick_kiln")) == []
+    assert "0.5 m or finer" in doubts(index, get_target("charcoal"))[0]
+    assert "another season" in doubts(index, get_target("fish_camp"))[0]

@@ -201,13 +201,13 @@ def doubts(index: ChipIndex, target: Target) -> list[str]:
     gsd = float(index.facts["reading"]["gsd_m"])
     if gsd > 1.25 * target.gsd_m:
         told.append(
-            f"a {target.title} shows in imagery of {target.gsd_m:g} m or finer; the index has {gsd:g} m: look for it in "
-            "finer imagery"
+            f"a {target.title} shows in imagery of {target.gsd_m:g} m or finer; the index has {gsd:g} m: look for it "
+            "in finer imagery"
         )
     if target.dates > max(1, index.chips["date"].nunique()):
         told.append(
-            f"a {target.title} is told from what looks like it by {target.dates} dates; the index has fewer: index a scene "
-            "of another season too"
+            f"a {target.title} is told from what looks like it by {target.dates} dates; the index has fewer: index a "
+            "scene of another season too"
         )
     return told
 

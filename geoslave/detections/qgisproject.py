@@ -187,17 +187,13 @@ def _corners(table: gpd.GeoDataFrame) -> NDArray[np.float64]:
 
 
 def _rasters(draft: Path, scores: Rasters, scenes: Rasters) -> list[Group]:
-    score_layers = [
-        layer for path in _merged(_made(scores, draft / "scores"), draft / "scores") for layer in _score_layers(path)
-    ]
-    pictures = _made(scenes, draft / "imagery")
-    if callable(scenes):
-        pictures = _merged(pictures, draft / "imagery")
-    return [Group("Scores", score_layers), Group("Imagery", [_scene(path) for path in pictures])]
+    maps = [layer for path in _made(scores, draft / "scores") for layer in _score_layers(path)]
+    return [Group("Scores", maps), Group("Imagery", [_scene(path) for path in _made(scenes, draft / "imagery")])]
 
 
 def _made(rasters: Rasters, into: Path) -> list[Path]:
-    return list(rasters(into)) if callable(rasters) else copy_rasters(rasters, into)
+    """What a project names: copies of files; or what is made, which is one layer where it is much."""
+    return _merged(rasters(into), into) if callable(rasters) else copy_rasters(rasters, into)
 
 
 def _merged(paths: Sequence[Path], into: Path) -> list[Path]:
@@ -205,11 +201,16 @@ def _merged(paths: Sequence[Path], into: Path) -> list[Path]:
     if len(paths) <= MANY:
         return list(paths)
     alike: dict[tuple[Any, ...], list[Path]] = {}
+    alone = []
     for path in paths:
         with opened(path) as file:
             key = (file.crs.to_wkt(), file.count, file.dtypes[0], round(abs(file.transform.a), 6))
-        alike.setdefault(key, []).append(path)
-    return [write_mosaic(parts, into / f"all-{number}.vrt") for number, parts in enumerate(alike.values(), start=1)]
+            if file.transform.is_rectilinear and file.transform.e < 0 < file.transform.a:
+                alike.setdefault(key, []).append(path)
+            else:  # rotated: no part of a mosaic
+                alone.append(path)
+    mosaics = [write_mosaic(parts, into / f"all-{number}.vrt") for number, parts in enumerate(alike.values(), start=1)]
+    return [*mosaics, *alone]
 
 
 def _score_layers(path: Path) -> list[Layer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -12,6 +13,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import MemoryFile
 
@@ -76,55 +78,69 @@ def write_picture(raster: Raster, names: Sequence[str], path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One raster of a mosaic."""
+
+    name: str
+    """Relative to the mosaic."""
+    shape: tuple[int, int]
+    transform: Affine
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """West, south, east, north."""
+        rows, cols = self.shape
+        west, north = self.transform.c, self.transform.f
+        return west, north + self.transform.e * rows, west + self.transform.a * cols, north
+
+
 def write_mosaic(paths: Sequence[Path], path: Path) -> Path:
-    """Score maps, or pictures, of one CRS as one layer: a VRT in their folder that names them relatively."""
-    facts = []
+    """Score maps, or pictures, of one CRS and not rotated as one layer: a VRT that names them relatively."""
+    parts = []
     for part in paths:
         with rasterio.open(part) as file:
-            facts.append((part, file.shape, file.transform, file.count, file.nodata, file.descriptions))
-            crs, dtype, masked = file.crs, file.dtypes[0], file.nodata is None
-    size = min(abs(transform.a) for _, _, transform, *_ in facts)
-    west = min(transform.c for _, _, transform, *_ in facts)
-    north = max(transform.f for _, _, transform, *_ in facts)
-    east = max(t.c + t.a * shape[1] for _, shape, t, *_ in facts)
-    south = min(t.f + t.e * shape[0] for _, shape, t, *_ in facts)
-    width, height = round((east - west) / size), round((north - south) / size)
-    count, nodata, titles = facts[0][3], facts[0][4], facts[0][5]
+            parts.append(_Part(part.relative_to(path.parent).as_posix(), file.shape, file.transform))
+            kind, titles, nodata, crs = file.dtypes[0], file.descriptions, file.nodata, file.crs
+    size = min(abs(part.transform.a) for part in parts)
+    west, south, east, north = (choose(part.box[k] for part in parts) for k, choose in enumerate((min, min, max, max)))
+    masked = nodata is None
+    missing = "" if masked else f"<NODATA>{nodata:g}</NODATA>"
 
     def sources(band: str) -> str:
-        inside = ""
-        for part, shape, transform, *_ in facts:
-            name = escape(part.relative_to(path.parent).as_posix())
-            x, y = (transform.c - west) / size, (north - transform.f) / size
-            w, h = shape[1] * transform.a / size, shape[0] * -transform.e / size
-            missing = "" if nodata is None else f"<NODATA>{nodata:g}</NODATA>"
-            through = "<UseMaskBand>true</UseMaskBand>" if masked else ""
-            inside += (
-                f'<ComplexSource><SourceFilename relativeToVRT="1">{name}</SourceFilename>'
-                f"<SourceBand>{band}</SourceBand>"
-                f'<SrcRect xOff="0" yOff="0" xSize="{shape[1]}" ySize="{shape[0]}"/>'
-                f'<DstRect xOff="{x:.6f}" yOff="{y:.6f}" xSize="{w:.6f}" ySize="{h:.6f}"/>'
-                f"{through}{missing}</ComplexSource>"
-            )
-        return inside
+        through = "<UseMaskBand>true</UseMaskBand>" if masked else missing
+        return "".join(_source(part, band, (west, north), size, through) for part in parts)
 
-    colours = ("Red", "Green", "Blue") if count == 3 and masked else ("Gray",) * count
+    colours = ("Red", "Green", "Blue") if masked else ("Gray",) * len(titles)
     bands = "".join(
-        f'<VRTRasterBand dataType="{_GDAL_TYPES[dtype]}" band="{k}">'
-        + ("" if nodata is None else f"<NoDataValue>{nodata:g}</NoDataValue>")
-        + f"<Description>{escape(titles[k - 1] or '')}</Description><ColorInterp>{colours[k - 1]}</ColorInterp>"
-        + sources(str(k))
-        + "</VRTRasterBand>"
-        for k in range(1, count + 1)
+        f'<VRTRasterBand dataType="{_GDAL_TYPES[kind]}" band="{k}">{missing.replace("NODATA", "NoDataValue")}'
+        f"<Description>{escape(title or '')}</Description><ColorInterp>{colour}</ColorInterp>{sources(str(k))}"
+        "</VRTRasterBand>"
+        for k, (title, colour) in enumerate(zip(titles, colours, strict=True), start=1)
     )
-    mask = f'<MaskBand><VRTRasterBand dataType="Byte">{sources("mask,1")}</VRTRasterBand></MaskBand>' if masked else ""
-    kind = f'<Metadata><MDI key="{_KIND}">{_PICTURE}</MDI></Metadata>' if masked else ""
+    if masked:
+        bands += f'<MaskBand><VRTRasterBand dataType="Byte">{sources("mask,1")}</VRTRasterBand></MaskBand>'
+    told = f'<Metadata><MDI key="{_KIND}">{_PICTURE}</MDI></Metadata>' if masked else ""
+    width, height = round((east - west) / size), round((north - south) / size)
     path.write_text(
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{kind}<SRS>{escape(crs.to_wkt())}</SRS>'
-        f"<GeoTransform>{west!r}, {size!r}, 0, {north!r}, 0, {-size!r}</GeoTransform>{bands}{mask}</VRTDataset>\n",
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{told}<SRS>{escape(crs.to_wkt())}</SRS>'
+        f"<GeoTransform>{west!r}, {size!r}, 0, {north!r}, 0, {-size!r}</GeoTransform>{bands}</VRTDataset>\n",
         encoding="utf-8",
     )
     return path
+
+
+def _source(part: _Part, band: str, corner: tuple[float, float], size: float, through: str) -> str:
+    """Where a raster lies in a mosaic of pixels of a size, whose upper left corner is given."""
+    rows, cols = part.shape
+    west, south, east, north = part.box
+    x, y = (west - corner[0]) / size, (corner[1] - north) / size
+    return (
+        f'<ComplexSource><SourceFilename relativeToVRT="1">{escape(part.name)}</SourceFilename>'
+        f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"/>'
+        f'<DstRect xOff="{x:.6f}" yOff="{y:.6f}" xSize="{(east - west) / size:.6f}" '
+        f'ySize="{(north - south) / size:.6f}"/>{through}</ComplexSource>'
+    )
 
 
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}

@@ -43,7 +43,7 @@ def of_region(name: str) -> Found | None:
         run = latest
     layer = run.path / "detections.gpkg"
     if not layer.is_file():
-        raise GeoslaveError(f"{run.path} holds no detections yet: finish it with  geoslave region run {region.name}")
+        raise GeoslaveError(f"{layer} is not there yet: make it with  geoslave region export {region.name}")
     config = read_config(region.config)
     nodata = None if config.nodata is None else str(config.nodata)
     return Found(layer, _rasters(run.path), dict(config.bands) or None, config.crs, nodata)

@@ -342,6 +342,20 @@ def test_a_phone(open_page: Open, store: Store, tmp_path: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_a_phone_of_somebody_who_signed_in(open_page: Open, store: Store, tmp_path: Path) -> None:
+    add_review(store, tmp_path, 3, tutorial=1)
+    page = open_page("coordinator", **PHONE)
+    page.locator("#name").fill("Dora")
+    page.get_by_role("button", name="Join").tap()
+    welcome = page.locator("#welcome")
+    expect(welcome).to_contain_text("Bad imagery")
+    assert page.locator("#welcome kbd").count() == 0, "a phone has no keys"
+    page.get_by_role("button", name="Start").tap()
+    expect(page.locator("#stage")).to_be_visible()
+    out = page.get_by_role("button", name="Sign out").bounding_box() or {}
+    assert out["x"] + out["width"] <= 390 and page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_without_openlayers_people_can_still_answer(open_page: Open, store: Store, tmp_path: Path) -> None:
     add_review(store, tmp_path, 1, search=1, zooms=("near",))
     page = open_page(path="/web/icon.svg")

@@ -53,7 +53,7 @@ def test_scenes_of_a_composite_come_from_the_items_that_were_used(run_folder: Pa
 def test_what_is_not_finished_is_told(run_folder: Path, tmp_path: Path) -> None:
     assert of_region(str(tmp_path)) is None
     (run_folder / "detections.gpkg").unlink()
-    with pytest.raises(GeoslaveError, match="finish it with  geoslave region run bihar"):
+    with pytest.raises(GeoslaveError, match="make it with  geoslave region export bihar"):
         of_region(str(run_folder))
     (run_folder / "run.json").unlink()
     with pytest.raises(GeoslaveError, match="not run yet"):

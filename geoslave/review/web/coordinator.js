@@ -225,6 +225,18 @@ async function settle(answer) {
 
 // ------------------------------------------------------------ map
 
+// Degrees at the map's edge, to be read on light and on dark.
+function degrees(textBaseline, textAlign) {
+  const ol = window.ol;
+  return new ol.style.Text({
+    font: "12px system-ui, sans-serif",
+    textBaseline,
+    textAlign,
+    fill: new ol.style.Fill({ color: "#ffffff" }),
+    stroke: new ol.style.Stroke({ color: "rgba(10, 14, 20, 0.85)", width: 3 }),
+  });
+}
+
 async function drawMap() {
   const collection = await get("/api/coordinator/map");
   legend(collection.features);
@@ -276,6 +288,8 @@ function createMap() {
     showLabels: true,
     wrapX: false,
     strokeStyle: new ol.style.Stroke({ color: "rgba(128, 136, 146, 0.45)", width: 1 }),
+    lonLabelStyle: degrees("bottom", "center"),
+    latLabelStyle: degrees("middle", "end"),
   });
   const map = new ol.Map({
     target: "map",

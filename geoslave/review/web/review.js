@@ -86,14 +86,19 @@ function welcomed() {
   if (first || $("welcome").returnValue === "tutorial") startTutorial();
 }
 
+// Keys and what they do; where there is no keyboard, the answers and what they mean.
 function keysHelp() {
-  for (const [key, meaning] of HELP) {
+  const touch = window.matchMedia("(hover: none)").matches;
+  const names = Object.values(ANSWERS).map(([, name]) => name);
+  const told = touch ? HELP.slice(0, names.length).map(([, meaning], n) => [names[n], meaning.replace(/^[\w ]+[,:] /, "")]) : HELP;
+  for (const [key, meaning] of told) {
     const term = document.createElement("dt");
-    for (const part of key.split(/\s+/)) {
+    for (const part of touch ? [] : key.split(/\s+/)) {
       const cap = document.createElement("kbd");
       cap.textContent = part;
       term.append(cap, " ");
     }
+    if (touch) term.textContent = key;
     const text = document.createElement("dd");
     text.textContent = meaning;
     $("keys").append(term, text);
@@ -357,6 +362,7 @@ function swipeTo(share) {
   const on = state.swipe && !$("swiper").hidden;
   state.viewer.setSwipe(on ? share : null);
   $("swiper").querySelector(".line").style.left = `${share * 100}%`;
+  $("swiper").style.setProperty("--at", `${share * 100}%`);
 }
 
 // ------------------------------------------------------------ marks

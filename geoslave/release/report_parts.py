@@ -36,7 +36,7 @@ def figure(told: Mapping[str, Any], digits: int = 0) -> str:
 
 
 def interval(told: Mapping[str, Any], digits: int = 0) -> str:
-    """ "95% interval 542 to 627", or that all were reviewed."""
+    """As "95% interval 542 to 627", or that all were reviewed."""
     if certain(told):
         return ALL_REVIEWED
     return f"{told['level']:.0%} interval {ends(told, digits)}"
@@ -59,7 +59,7 @@ def ends(told: Mapping[str, Any], digits: int) -> str:
 
 
 def short_interval(told: Mapping[str, Any], digits: int = 0) -> str:
-    """ "571 (542 to 627)"."""
+    """As "571 (542 to 627)"."""
     return f"{figure(told, digits)} ({ends(told, digits)})"
 
 

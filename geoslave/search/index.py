@@ -331,7 +331,7 @@ def open_index(folder: str | Path, *, fresh: bool = True) -> ChipIndex:
     try:
         chips = gpd.read_parquet(folder / "chips.parquet")
         vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise SearchError(f"{folder} is damaged ({_short(error)}): make it anew with --overwrite") from error
     if len(chips) != len(vectors) or len(chips) != facts["chips"]:
         raise SearchError(f"{folder} is damaged (chips and vectors differ in number): make it anew with --overwrite")

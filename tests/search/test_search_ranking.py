@@ -11,7 +11,9 @@ from geoslave.search import SearchError
 from geoslave.search.ranking import Answers, diverse_page, fit, learn_background, next_page, rank
 
 
-def haystack(n: int = 600, sites: int = 30, seed: int = 0, lean: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def haystack(
+    n: int = 600, sites: int = 30, seed: int = 0, lean: float = 3.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(vectors, which are sites, places): sites lean one way, weakly."""
     rng = np.random.default_rng(seed)
     site = np.zeros(n, bool)

@@ -1,0 +1,198 @@
+"""Places hidden among others, from real imagery: what a search for a new kind of site is measured on.
+
+A haystack is made so that its needles cannot be told by how they came here: one size, one resolution, and
+chips of different collections brought to the same colours.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+SIDE = 32
+"""Of a window with a kiln, pixels of 10 m: three kilns wide, as an index for kilns is cut."""
+LARGE_M2 = 150.0
+_AWAY = 10
+"""Pixels that a window keeps from the edge of a kiln chip: kilns cut by it are not labelled."""
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """Chips, and which of them hold a site."""
+
+    name: str
+    chips: NDArray[np.uint8]
+    """[n, band, y, x]"""
+    site: NDArray[np.bool_]
+    """[n]"""
+    places: NDArray[np.float64]
+    """[n, 2] longitude and latitude; made up where nobody knows, far from each other."""
+    about: str
+
+    def cut(self, n: int, seed: int = 0) -> Haystack:
+        """The same sites among fewer others, `n` chips in all."""
+        rng = np.random.default_rng(seed)
+        others = np.flatnonzero(~self.site)
+        kept = np.sort(np.concatenate([np.flatnonzero(self.site), rng.permutation(others)[: n - int(self.site.sum())]]))
+        return Haystack(
+            self.name, self.chips[kept], self.site[kept], self.places[kept], f"{self.about}, of them {n} in all"
+        )
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("GEOSLAVE_DATA", "../shared/data"))
+
+
+def kilns(seed: int = 0) -> Haystack:
+    """Each kiln of Bangladesh in a window of its own, among kiln-free windows around them and chips of the Amazon.
+
+    The windows are brought to the channel means and spreads of the Amazon chips, quantile by quantile: by its
+    stretch a window of Bangladesh cannot be told from a chip of the Amazon.
+    """
+    rng = np.random.default_rng(seed)
+    needles, around = _kiln_windows(rng)
+    hay, _ = _mine_chips(clear=True)
+    hay = hay[~_labels(clear=True)][:, :, 8 : 8 + SIDE, 8 : 8 + SIDE]
+    bangladesh = np.concatenate([needles, around])
+    matched = _restyled(bangladesh, hay)
+    chips = np.concatenate([matched, hay])
+    site = np.arange(len(chips)) < len(needles)
+    about = f"{len(needles)} kilns among {len(around)} windows around them and {len(hay)} chips of the Amazon"
+    return _shuffled("kilns", chips, site, about, rng)
+
+
+def mines(wanted: int = 100, seed: int = 0) -> Haystack:
+    """So many chips with a gold mine among all clear ones without, of the same processing."""
+    rng = np.random.default_rng(seed)
+    chips, style = _mine_chips(clear=True)
+    label = _labels(clear=True)
+    chosen = rng.permutation(np.flatnonzero(label & style))[:wanted]
+    rows = np.concatenate([chosen, np.flatnonzero(~label & style)])
+    site = np.arange(len(rows)) < len(chosen)
+    about = f"{len(chosen)} chips with a gold mine (weak labels) among {len(rows) - len(chosen)} without"
+    return _shuffled("mines", chips[rows], site, about, rng)
+
+
+def buildings(core: int = 64, side: int = 128) -> Haystack:
+    """Buildings of 150 m2 and more in Banepa: every 8 m of its aerial imagery is a chip of 17 m."""
+    folder = data_folder() / "buildings_banepa" / "train"
+    picture, transform = _mosaic(sorted((folder / "oam").glob("*.tif")))
+    layer = gpd.read_file(next((folder / "osm").glob("*.geojson")))
+    large = layer[layer.to_crs(32645).area >= LARGE_M2]
+    middles = large.geometry.representative_point()
+    cols, rows = ~transform @ (middles.x.to_numpy(), middles.y.to_numpy())
+    margin = (side - core) // 2
+    padded = np.pad(picture, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+    held = {(int(r // core), int(c // core)) for r, c in zip(rows, cols, strict=True)}
+    chips, site, places = [], [], []
+    for row in range(picture.shape[1] // core):
+        for col in range(picture.shape[2] // core):
+            if not picture[:, row * core : (row + 1) * core, col * core : (col + 1) * core].any():
+                continue
+            chips.append(padded[:, row * core : row * core + side, col * core : col * core + side])
+            site.append((row, col) in held)
+            places.append(transform @ ((col + 0.5) * core, (row + 0.5) * core))
+    about = f"{sum(site)} places of buildings of {LARGE_M2:g} m2 and more among {len(site) - sum(site)} others"
+    return Haystack("buildings", np.stack(chips), np.array(site), np.array(places), about)
+
+
+def _shuffled(
+    name: str, chips: NDArray[np.uint8], site: NDArray[np.bool_], about: str, rng: np.random.Generator
+) -> Haystack:
+    order = rng.permutation(len(chips))
+    far = np.column_stack([np.arange(len(chips)) % 100, np.arange(len(chips)) // 100]) * 0.1
+    return Haystack(name, chips[order], site[order], far, about)
+
+
+def _mine_table() -> list[dict[str, str]]:
+    with (data_folder() / "mines_s2" / "chips.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _clear() -> NDArray[np.bool_]:
+    return np.array([row["cloudy"] != "True" for row in _mine_table()])
+
+
+def _labels(*, clear: bool) -> NDArray[np.bool_]:
+    label = np.array([row["label"] == "1" for row in _mine_table()])
+    return label[_clear()] if clear else label
+
+
+def _mine_chips(*, clear: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(chips [n, band, y, x], which of them come from Sentinel-2 L1C and not from another's preview)."""
+    with np.load(data_folder() / "mines_s2" / "chips.npz") as file:
+        chips = file["x"].transpose(0, 3, 1, 2)
+    style = np.array(["rgb_preview" not in row["gallery"] for row in _mine_table()])
+    kept = _clear() if clear else np.ones(len(chips), bool)
+    return chips[kept], style[kept]
+
+
+def _kiln_windows(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(windows with a kiln, one for each; windows without)."""
+    folder = data_folder() / "kilns_s2"
+    layer = gpd.read_file(folder / "kilns.geojson").to_crs(4326)
+    needles, around, taken = [], [], []
+    for path in sorted((folder / "chips").glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            chip, transform = dataset.read((1, 2, 3)), dataset.transform
+        middles = layer[layer.intersects(_box(transform, chip.shape))].geometry.representative_point()
+        cols, rows = ~transform @ (middles.x.to_numpy(), middles.y.to_numpy())
+        spots = list(zip(rows, cols, middles.x, middles.y, strict=True))
+        for row, col, x, y in spots:
+            if any(np.hypot((x - a) * 102_000, (y - b) * 111_000) < 50 for a, b in taken):
+                continue
+            taken.append((x, y))
+            shift = rng.integers(-5, 6, 2)
+            top, left = (int(np.clip(v + s - SIDE // 2, 0, 128 - SIDE)) for v, s in zip((row, col), shift, strict=True))
+            needles.append(chip[:, top : top + SIDE, left : left + SIDE])
+        free: list[tuple[int, int]] = []
+        for top, left in rng.integers(_AWAY, 128 - SIDE - _AWAY + 1, (200, 2)):
+            clear = all(
+                not (top - 8 <= r <= top + SIDE + 8 and left - 8 <= c <= left + SIDE + 8) for r, c, _, _ in spots
+            )
+            if clear and all(max(abs(top - y), abs(left - x)) >= 12 for y, x in free):
+                free.append((int(top), int(left)))
+        around += [chip[:, y : y + SIDE, x : x + SIDE] for y, x in free]
+    return np.stack(needles), np.stack(around)
+
+
+def _box(transform: rasterio.Affine, shape: tuple[int, ...]) -> object:
+    from shapely.geometry import box
+
+    west, north = transform @ (0, 0)
+    east, south = transform @ (shape[2], shape[1])
+    return box(west, south, east, north)
+
+
+def _restyled(chips: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Chips [n, band, y, x] whose channel means and spreads are distributed as those of others.
+
+    Quantile by quantile: the chip with the highest contrast of all gets the highest of the others, and so on.
+    """
+    axes = (2, 3)
+    own = chips.astype(np.float64)
+    mean, spread = own.mean(axes), own.std(axes)
+    other = like.astype(np.float64)
+    z = (own - mean[:, :, None, None]) / np.maximum(spread, 1e-6)[:, :, None, None]
+    to_mean, to_spread = _as_distributed(mean, other.mean(axes)), _as_distributed(spread, other.std(axes))
+    restyled = z * to_spread[:, :, None, None] + to_mean[:, :, None, None]
+    return np.clip(np.rint(restyled), 0, 255).astype(np.uint8)
+
+
+def _as_distributed(values: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values [n, band] replaced by the same quantiles of others [m, band]."""
+    share = (values.argsort(axis=0).argsort(axis=0) + 0.5) / len(values)
+    return np.stack([np.quantile(like[:, band], share[:, band]) for band in range(values.shape[1])], axis=1)
+
+
+def _mosaic(paths: list[Path]) -> tuple[NDArray[np.uint8], rasterio.Affine]:
+    from rasterio.merge import merge
+
+    return merge(paths, indexes=[1, 2, 3])

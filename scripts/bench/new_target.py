@@ -1,0 +1,288 @@
+"""A kind of site that nobody has labelled: clicks until 80 % are found, by ranking, by chance, by doubt alone.
+
+    uv run --all-extras scripts/bench/new_target.py --quick    kilns among 2,000 chips, within a minute
+    uv run --all-extras scripts/bench/new_target.py            all haystacks, a query over 1,000,000 chips, the chart
+
+A simulated reviewer starts from five known places and answers pages of twenty as the labels say; everything
+else is what a person would use (`next_page` with its defaults: 70 % likely, 10 % uncertain, 20 % audit). Each
+haystack is seen by an encoder that was never trained on its kind of site. Clicks count the five examples and
+the audit. Random looking needs k (n + 1) / (s + 1) clicks for k of s sites among n chips, in the mean.
+
+F1 is of chips: half of them are searched, the classifier judges the other half at its best threshold, after
+100 clicks and with every label of its half. It is no segmentation: that is trained by `geoslave search train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from common import say
+from haystacks import Haystack, buildings, kilns, mines
+from numpy.typing import NDArray
+
+from geoslave.imagery.scaling import Radiometry, coefficients, scene_statistics
+from geoslave.search.embedder import open_embedder, standardised
+from geoslave.search.ranking import Answers, fit, learn_background, next_page
+from geoslave.search.remaining import AuditDraw, remaining
+
+PAGE = 20
+EXAMPLES = 5
+SHARE = 0.8
+UNTRAINED_ON = {"kilns": "mine-s2", "mines": "kiln-s2", "buildings": "mine-s2"}
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A haystack as an index holds it."""
+
+    vectors: NDArray[np.float16]
+    site: NDArray[np.bool_]
+    places: NDArray[np.float64]
+
+
+def embedded(haystack: Haystack, model: str, cache: Path | None) -> Vectors:
+    """Vectors of all chips; the haystack is one scene, with one scaling."""
+    kept = None if cache is None else cache / f"{haystack.name}-{model}-{len(haystack.site)}.npy"
+    if kept is not None and kept.is_file():
+        raw, emphasis = np.load(kept), open_embedder(model, threads=1).emphasis
+    else:
+        embedder = open_embedder(model, threads=len(os.sched_getaffinity(0)))
+        emphasis, unit, clip = embedder.emphasis, Radiometry((1 / 255,) * 3, (0.0,) * 3), embedder.spec.scaling.clip
+        sample = haystack.chips[::3].transpose(1, 0, 2, 3).reshape(3, 1, -1)
+        statistics = scene_statistics(sample, np.ones(sample.shape[1:], bool), unit, embedder.spec.scaling)
+        factor, summand = coefficients(unit, statistics, embedder.spec.scaling)
+        parts = []
+        for start in range(0, len(haystack.site), _BATCH):
+            chips = haystack.chips[start : start + _BATCH].astype(np.float32)
+            scaled = np.clip(chips * factor[:, None, None] + summand[:, None, None], *clip)
+            parts.append(embedder(scaled, np.ones((len(scaled), *scaled.shape[2:]), bool)))
+        raw = np.concatenate(parts).astype(np.float16)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.save(kept, raw)
+    values = raw.astype(np.float32)
+    ready = standardised(values, values.mean(axis=0), np.maximum(values.std(axis=0), 1e-4), emphasis)
+    return Vectors(ready.astype(np.float16), haystack.site, haystack.places)
+
+
+def search(on: Vectors, seed: int, most: int, *, doubt: bool = False) -> list[int]:
+    """Sites found after each click, until 80 % are found or `most` clicks are made."""
+    background = learn_background(on.vectors)
+    rng = np.random.default_rng(seed)
+    known = {int(row): True for row in rng.choice(np.flatnonzero(on.site), EXAMPLES, replace=False)}
+    curve = list(range(1, EXAMPLES + 1))
+    wanted = math.ceil(SHARE * on.site.sum())
+    shares = {"audit_share": 0.0, "uncertain_share": 1.0} if doubt else {}
+    while curve[-1] < wanted and len(curve) < most:
+        page = next_page(on.vectors, on.places, Answers.of(known), PAGE, seed=seed * 100_003 + len(curve),
+                         background=background, apart_m=0, **shares)  # fmt: skip
+        for row in page.rows:
+            known[int(row)] = bool(on.site[row])
+            curve.append(curve[-1] + bool(on.site[row]))
+    return curve
+
+
+def clicks_to(curve: list[int], wanted: int) -> int | None:
+    at = int(np.searchsorted(curve, wanted))
+    return at + 1 if at < len(curve) else None
+
+
+def by_chance(chips: int, sites: int, wanted: int) -> float:
+    return wanted * (chips + 1) / (sites + 1)
+
+
+def f1_of_halves(on: Vectors, seed: int, clicks: int = 100) -> tuple[float, float]:
+    """(best F1 on the other half after so many clicks, with all labels of the half)."""
+    rng = np.random.default_rng(seed)
+    half = np.zeros(len(on.site), bool)
+    for kind in (True, False):
+        rows = rng.permutation(np.flatnonzero(on.site == kind))
+        half[rows[: len(rows) // 2]] = True
+    here = Vectors(on.vectors[half], on.site[half], on.places[half])
+    background = learn_background(here.vectors)
+    known = {int(row): True for row in rng.choice(np.flatnonzero(here.site), EXAMPLES, replace=False)}
+    while len(known) < clicks:
+        size = min(PAGE, clicks - len(known))
+        page = next_page(here.vectors, here.places, Answers.of(known), size, seed=seed * 7 + len(known),
+                         background=background, apart_m=0)  # fmt: skip
+        known |= {int(row): bool(here.site[row]) for row in page.rows}
+    everything = Answers(np.arange(len(here.site)), here.site)
+    some, all_ = (fit(here.vectors, answers, background) for answers in (Answers.of(known), everything))
+    return tuple(best_f1(ranker.logits(on.vectors[~half]), on.site[~half]) for ranker in (some, all_))
+
+
+def best_f1(score: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
+    hits = np.cumsum(truth[np.argsort(-score, kind="stable")])
+    return float((2 * hits / (np.arange(1, len(truth) + 1) + truth.sum())).max())
+
+
+def measured(haystack: Haystack, model: str, seeds: int, cache: Path | None) -> dict[str, object]:
+    """All figures of a haystack."""
+    began = time.perf_counter()
+    on = embedded(haystack, model, cache)
+    seconds = time.perf_counter() - began
+    n, sites = len(on.site), int(on.site.sum())
+    wanted = math.ceil(SHARE * sites)
+    chance = by_chance(n, sites, wanted)
+    curves = [search(on, seed, int(0.5 * n)) for seed in range(seeds)]
+    doubts = [search(on, seed, int(0.5 * n), doubt=True) for seed in range(max(1, seeds // 2))]
+    clicks = [clicks_to(curve, wanted) or int(0.5 * n) for curve in curves]
+    f1 = np.array([f1_of_halves(on, seed) for seed in range(seeds)])
+    print(f"{haystack.name}: {haystack.about}; seen by {model} ({n / max(seconds, 1e-9):,.0f} chips/s): "
+          f"80 % after {np.mean(clicks):,.0f} clicks ({min(clicks)} to {max(clicks)}), by chance {chance:,.0f}: "
+          f"{np.mean(clicks) / chance:.1%}; F1 at 100 clicks {f1[:, 0].mean():.3f}, with all labels "
+          f"{f1[:, 1].mean():.3f}", flush=True)  # fmt: skip
+    return {
+        "model": model, "chips": n, "sites": sites,
+        "clicks_to_80": float(np.mean(clicks)), "clicks_to_80_random": chance,
+        "clicks_to_80_uncertainty": float(np.mean([clicks_to(c, wanted) or int(0.5 * n) for c in doubts])),
+        "f1_at_100_clicks": float(f1[:, 0].mean()), "f1_full": float(f1[:, 1].mean()),
+        "curves": curves, "doubts": doubts,
+    }  # fmt: skip
+
+
+def query_ms(chips: int, numbers: int = 404, queries: int = 20) -> float:
+    """Median time of a query for the 200 nearest among so many chips, on disk as an index keeps them."""
+    import geopandas as gpd
+
+    from geoslave.search.index import ChipIndex, _write_graph
+
+    rng = np.random.default_rng(0)
+    mixing, kinds = rng.standard_normal((40, numbers)), rng.standard_normal((2_000, 40))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors.npy"
+        out = np.lib.format.open_memmap(path, "w+", np.float16, (chips, numbers))
+        for start in range(0, chips, 10_000):
+            size = min(10_000, chips - start)
+            inner = kinds[rng.integers(0, len(kinds), size)] + 0.6 * rng.standard_normal((size, 40))
+            values = inner @ mixing + rng.standard_normal((size, numbers))
+            out[start : start + size] = values / np.linalg.norm(values, axis=1, keepdims=True)
+        out.flush()
+        _write_graph(Path(folder), chips, lambda *_: None)
+        table = gpd.GeoDataFrame({"chip_id": np.arange(chips).astype(str)})
+        index = ChipIndex(Path(folder), {}, table, np.load(path, mmap_mode="r"))
+        index.nearest(index.vectors[0], 200)
+        seconds = []
+        for row in rng.integers(0, chips, queries):
+            vector = index.vectors[row].astype(np.float32)
+            began = time.perf_counter()
+            index.nearest(vector, 200)
+            seconds.append(time.perf_counter() - began)
+    return 1_000 * float(np.median(seconds))
+
+
+def coverage(campaigns: int) -> dict[str, float]:
+    """How often the interval of what remains holds the truth: at every round at once, and where a person stops.
+
+    A person stops at the first round whose advice might tempt: 16 likely chips without a site.
+    """
+    rng = np.random.default_rng(0)
+    always, at_stop, width = [], [], []
+    for _ in range(campaigns):
+        chips, sites = int(rng.integers(500, 5_000)), int(rng.integers(0, 150))
+        skill, rounds = float(rng.choice([1, 20, 200])), int(rng.integers(5, 40))
+        site = np.zeros(chips, bool)
+        site[rng.choice(chips, sites, replace=False)] = True
+        seen, draws, holds, stopped = np.zeros(chips, bool), [], True, False
+        for _ in range(rounds):
+            for row in rng.permutation(np.flatnonzero(~seen))[:4]:
+                draws.append(AuditDraw(int((~seen).sum()), int((seen & site).sum()), bool(site[row])))
+                seen[row] = True
+            left = np.flatnonzero(~seen)
+            if not len(left):
+                break
+            weight = np.where(site[left], skill, 1.0)
+            shown = rng.choice(left, min(16, len(left)), replace=False, p=weight / weight.sum())
+            seen[shown] = True
+            found = int((seen & site).sum())
+            told = remaining(draws, chips, found, int((~seen).sum()))
+            inside = told.low <= sites - found <= told.high
+            holds &= inside
+            if not stopped and not site[shown].any():
+                stopped = True
+                at_stop.append(inside)
+        always.append(holds)
+        width.append((told.high - told.low) / chips)
+    return {"campaigns": campaigns, "coverage_at_every_round": float(np.mean(always)),
+            "coverage_at_a_stop": float(np.mean(at_stop)), "median_width_share": float(np.median(width))}  # fmt: skip
+
+
+def chart(results: dict[str, dict], path: Path) -> None:
+    """Share of sites found by clicks: ranking, doubt alone, chance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(4.6 * len(results), 4.2), squeeze=False, sharey=True)
+    for axis, (name, told) in zip(axes[0], results.items(), strict=True):
+        sites, chips = told["sites"], told["chips"]
+        for curves, colour, label in ((told["curves"], "#c2185b", "ranking, a fifth of it audit"),
+                                      (told["doubts"], "#1976d2", "the uncertain only")):  # fmt: skip
+            for number, curve in enumerate(curves):
+                axis.plot(np.arange(1, len(curve) + 1), 100 * np.array(curve) / sites, color=colour, lw=1.3,
+                          alpha=0.75, label=label if number == 0 else None)  # fmt: skip
+        clicks = np.linspace(1, chips, 200)
+        axis.plot(clicks, 100 * clicks / chips, color="#616161", ls="--", lw=1.5, label="by chance, in the mean")
+        tenth = told["clicks_to_80_random"] / 10
+        axis.plot([tenth], [80], "v", color="#2e7d32", ms=9, label="target: a tenth of chance's clicks")
+        axis.axhline(80, color="#bdbdbd", lw=0.8, zorder=0)
+        axis.set_xscale("log")
+        axis.set_xlim(5, chips)
+        axis.set_ylim(0, 100)
+        axis.set_title(f"{name}: {sites} among {chips:,} chips", fontsize=11)
+        axis.set_xlabel("clicks (five examples included)")
+        axis.grid(alpha=0.25, which="major")
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[0][0].set_ylabel("sites found, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=10)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="kilns among 2,000 chips, within a minute")
+    parser.add_argument("--haystack", action="append", choices=list(UNTRAINED_ON), help="only these")
+    parser.add_argument("--seeds", type=int, default=None, help="campaigns for each haystack")
+    parser.add_argument("--cache", type=Path, help="keep vectors in this folder")
+    parser.add_argument("--chart", type=Path, help="write the curves as a picture")
+    parser.add_argument("--chips", type=int, default=None, help="chips of the query (1,000,000; --quick: 50,000)")
+    parser.add_argument("--also-trained", action="store_true", help="kilns as kiln-s2 sees them too, which knows them")
+    options = parser.parse_args()
+    names = options.haystack or (["kilns"] if options.quick else list(UNTRAINED_ON))
+    seeds = options.seeds or (2 if options.quick else 5)
+    makers = {"kilns": kilns, "mines": mines, "buildings": buildings}
+    results = {}
+    for name in names:
+        haystack = makers[name]()
+        results[name] = measured(haystack.cut(2_000) if options.quick else haystack, UNTRAINED_ON[name], seeds,
+                                 options.cache)  # fmt: skip
+    trained = measured(kilns(), "kiln-s2", seeds, options.cache) if options.also_trained else None
+    covered = coverage(40 if options.quick else 1_000)
+    print(f"the interval of what remains held the truth at every round in {covered['coverage_at_every_round']:.1%} "
+          f"of {covered['campaigns']} campaigns")  # fmt: skip
+    chips = options.chips or (50_000 if options.quick else 1_000_000)
+    milliseconds = query_ms(chips)
+    if options.chart:
+        chart(results, options.chart)
+    plain = {name: {k: v for k, v in told.items() if k not in ("curves", "doubts")} for name, told in results.items()}
+    means = {key: round(float(np.mean([told[key] for told in plain.values()])), 4)
+             for key in ("clicks_to_80", "clicks_to_80_random", "f1_at_100_clicks", "f1_full")}  # fmt: skip
+    say({**means, "query_ms": round(milliseconds, 2), "query_chips": chips, **covered, "haystacks": plain,
+         "kilns_seen_by_a_model_of_kilns": None if trained is None else
+         {k: v for k, v in trained.items() if k not in ("curves", "doubts")}})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

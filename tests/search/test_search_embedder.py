@@ -1,0 +1,157 @@
+"""Chips as vectors: of a shipped model's encoder or any ONNX graph; nodata does not leak in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from geoslave.errors import ModelError
+from geoslave.imagery.raster import MemorySource, Raster
+from geoslave.imagery.scaling import Scaling
+from geoslave.model.encoder import Encoder
+from geoslave.search.embedder import LONGEST, embed, look, open_embedder, standardised
+from tests.factories import write_bright_model
+
+
+def chips(n: int, side: int = 32, bands: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.5, (n, bands, side, side)).astype(np.float32)
+
+
+def write_vector_model(folder: Path, bands: tuple[str, ...] = ("red", "green", "blue"), told: int = 3) -> Path:
+    """A folder whose graph gives each chip the means of its bands as a vector."""
+    folder.mkdir(parents=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
+            helper.make_node("Mul", ["means", "one"], ["vector"]),
+        ],
+        "means",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", told, "h", "w"])],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["n", told])],
+        [numpy_helper.from_array(np.ones(told, np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    spec = {"name": "means", "bands": list(bands), "gsd_m": 10, "stride": 1}
+    (folder / "embedder.json").write_text(json.dumps(spec), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped() -> object:
+    return open_embedder("mine-s2", threads=1)
+
+
+def test_a_shipped_model_gives_about_a_kilobyte_a_chip(shipped: object) -> None:
+    vectors = shipped(chips(3), np.ones((3, 32, 32), bool))
+    assert vectors.shape == (3, shipped.dimensions)
+    assert 100 < shipped.dimensions <= LONGEST
+    assert np.isfinite(vectors).all()
+    assert len(shipped.emphasis) == shipped.dimensions
+
+
+def test_the_encoder_is_taken_stage_by_stage_without_the_way_up() -> None:
+    package = Path(__file__).parents[2] / "data" / "models" / "mine-s2" / "model.onnx"
+    stages = Encoder(package, 3, threads=1)(chips(2, 64))
+    sides = [stage.shape[2] for stage in stages]
+    assert sides == sorted(sides, reverse=True)
+    assert len(set(sides)) == len(sides) >= 3
+    assert sides[-1] == 4
+    assert all(stage.shape[1] > 4 for stage in stages)
+
+
+def test_the_same_chip_gets_the_same_vector_in_any_company(shipped: object) -> None:
+    many = chips(5)
+    alone = shipped(many[2:3], np.ones((1, 32, 32), bool))
+    together = shipped(many, np.ones((5, 32, 32), bool))[2:3]
+    assert np.allclose(alone, together, atol=1e-4)
+
+
+def test_any_onnx_graph_serves(tmp_path: Path) -> None:
+    embedder = open_embedder(write_vector_model(tmp_path / "means"), threads=1)
+    pixels = chips(4)
+    vectors = embedder(pixels, np.ones((4, 32, 32), bool))
+    assert np.allclose(vectors[:, :3], pixels.mean(axis=(2, 3)), atol=1e-5)
+    assert embedder.spec.name == "means"
+
+
+def test_a_graph_without_stages_serves_too(tmp_path: Path) -> None:
+    embedder = open_embedder(write_bright_model(tmp_path / "bright"), threads=1)
+    assert np.isfinite(embedder(chips(2, 30), np.ones((2, 30, 30), bool))).all()
+
+
+def test_another_graph_or_scaling_is_another_embedder(tmp_path: Path) -> None:
+    one = open_embedder(write_vector_model(tmp_path / "a"), threads=1)
+    folder = write_vector_model(tmp_path / "b")
+    told = json.loads((folder / "embedder.json").read_text())
+    (folder / "embedder.json").write_text(json.dumps({**told, "scaling": Scaling(min_range=0.9).model_dump()}))
+    assert open_embedder(folder, threads=1).checksum != one.checksum
+
+
+def test_what_is_wrong_with_an_embedder_is_said(tmp_path: Path) -> None:
+    folder = write_vector_model(tmp_path / "a", bands=("red", "green", "blue", "nir"))
+    with pytest.raises(ModelError, match="takes 3 bands, its description names 4"):
+        open_embedder(folder)
+    (folder / "embedder.json").write_text('{"name": "x"}')
+    with pytest.raises(ModelError, match=r"embedder\.json is not valid"):
+        open_embedder(folder)
+    folder = write_vector_model(tmp_path / "b")
+    (folder / "model.onnx").write_bytes(b"nothing of use")
+    with pytest.raises(ModelError, match=r"cannot be used as an encoder|damaged"):
+        open_embedder(folder)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ModelError, match="is missing"):
+        open_embedder(folder)
+    with pytest.raises(ModelError, match="no model"):
+        open_embedder(tmp_path / "nowhere")
+
+
+def test_nodata_has_no_part_in_the_vector(shipped: object) -> None:
+    pixels, valid = 1 + 0.3 * chips(1, 48), np.ones((1, 48, 48), bool)
+    valid[:, :, 40:] = False
+    pixels[:, :, :, 40:] = 0
+    seen = look(pixels, valid)
+    own = look(pixels, np.ones_like(valid))
+    colours = slice(0, 49)  # percentiles of bands, shares and brightness
+    assert np.allclose(seen[:, colours], look(pixels[..., :40], valid[..., :40])[:, colours], atol=0.05)
+    assert np.abs(own[:, colours] - seen[:, colours]).max() > 0.05
+    assert np.isfinite(shipped(pixels, np.zeros_like(valid))).all()
+
+
+def test_a_small_bright_site_shows_in_the_look() -> None:
+    plain = chips(1, 48) * 0.1
+    with_site = plain.copy()
+    with_site[:, :, 20:25, 20:30] += 2
+    whole = np.ones((1, 48, 48), bool)
+    contrast = slice(56, None)
+    difference = np.abs(look(with_site, whole) - look(plain, whole))[0, contrast]
+    assert difference.max() > 0.5
+
+
+def test_more_than_four_bands_are_looked_at_more_shortly() -> None:
+    assert look(chips(2, 16, bands=8), np.ones((2, 16, 16), bool)).shape[1] < 56
+
+
+def test_vectors_of_an_index_have_length_one() -> None:
+    raw = np.random.default_rng(0).normal(3, 5, (20, 8)).astype(np.float32)
+    ready = standardised(raw, raw.mean(axis=0), raw.std(axis=0))
+    assert np.allclose(np.linalg.norm(ready, axis=1), 1, atol=1e-5)
+
+
+def test_rasters_are_embedded_with_their_scenes_scaling(shipped: object) -> None:
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+    from rasterio.windows import Window
+
+    box = GeoBox((64, 64), Affine(10, 0, 500_000, 0, -10, 2_650_000), "EPSG:32645")
+    pixels = np.random.default_rng(0).integers(20, 90, (3, 64, 64)).astype(np.uint8)
+    source = MemorySource(Raster(pixels, np.ones((64, 64), bool), box))
+    two = [source.read(Window(0, 0, 32, 32)), source.read(Window(32, 32, 32, 32))]
+    vectors = embed(shipped, two, np.full(3, 0.02, np.float32), np.full(3, -1, np.float32))
+    assert vectors.shape == (2, shipped.dimensions)
+    assert embed(shipped, [], np.ones(3), np.zeros(3)).shape == (0, shipped.dimensions)

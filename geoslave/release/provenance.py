@@ -41,17 +41,28 @@ def of_detection(detection_id: str, layers: Iterable[Path]) -> dict[str, Any]:
         detections = read_detections(layer)
         found = detections[detections["detection_id"] == detection_id]
         if len(found):
-            own = {
-                key: value if isinstance(value, (bool, int, float)) else str(value)
-                for key, value in found.iloc[0].drop("geometry").items()
-                if value is not None and value == value
+            origin = read_provenance(layer)
+            own = _plain(found.iloc[0].drop("geometry"))
+            if "confidence" in origin:  # the layer's is what the word means, the detection's a number
+                own["confidence_means"] = origin.pop("confidence")
+            return {
+                "kind": "detection",
+                "layer": layer.name,
+                **{k: v for k, v in origin.items() if k != "scenes"},
+                **own,
             }
-            origin = {
-                key: value for key, value in read_provenance(layer).items() if key not in ("scenes", "calibrated")
-            }
-            return {"kind": "detection", "layer": layer.name, **own, **origin}
     where = f"none of {', '.join(looked)} holds it" if looked else "there is no layer here"
     raise GeoslaveError(f"no detection {detection_id}: {where}, say the layer with --in LAYER")
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """A row's values that are there, as JSON knows them."""
+    plain = {str(key): value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    return {
+        key: value if isinstance(value, (bool, int, float)) else str(value)
+        for key, value in plain.items()
+        if value is not None and value == value
+    }
 
 
 def of_release(folder: Path, log: Path | None = None) -> dict[str, Any]:

@@ -49,4 +49,5 @@ PROVENANCE = {
     "threshold_low": 0.3,
     "min_confidence": 0.3,
     "calibrated": False,
+    "confidence": "the model's score, not calibrated",
 }

@@ -64,6 +64,8 @@ def test_a_detection_leads_back_to_its_model_and_scene(layer: Path, run: Run) ->
     traced = json.loads(printed)
     assert status == 0 and traced["detection_id"] == name
     assert traced["scene_id"].startswith("S2A_") and traced["model_sha256"] == "ab" * 32
+    assert 0 <= traced["confidence"] <= 1 and traced["truncated"] is False
+    assert traced["confidence_means"] == "the model's score, not calibrated"
     status, _, err = run("provenance", "0" * 16, "--in", layer)
     assert status == 1 and "none of kilns.gpkg holds it" in err
 

@@ -4,7 +4,8 @@
       index.json      the embedder, the chips' size, the scenes with their stamps; complete, or absent
       chips.parquet   GeoParquet: chip_id, scene_id, date, valid_fraction, row, col, geometry (longitude, latitude)
       vectors.npy     float16 [chip, number], rows as in chips.parquet, each of length one
-      near.usearch    a graph of neighbours, where there are so many chips that it pays
+      near.usearch    a graph of neighbours, where there are so many chips that it pays; alone of all files its
+                      bytes may differ from run to run
       campaigns/      what is searched with it (geoslave.search.campaign)
       building.json, parts/   while it is made: killed at any moment, it goes on where it stopped
 
@@ -656,7 +657,10 @@ def _write_graph(folder: Path, n: int, step: Step) -> None:
     except ImportError:
         return
     vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    graph = Index(ndim=vectors.shape[1], metric="cos", dtype="i8")
+    # half the library's effort: of the 100 nearest 93 are found, and a graph of a million takes minutes, not an hour
+    graph = Index(
+        ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=12, expansion_add=32, expansion_search=128
+    )
     for start in range(0, n, 10_000):
         graph.add(np.arange(start, min(start + 10_000, n)), np.asarray(vectors[start : start + 10_000]))
         step("graph of neighbours", min(start + 10_000, n), n)

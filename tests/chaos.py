@@ -97,6 +97,17 @@ def kill_driver(region: RegionFolder, rng: random.Random, most: int, *options: s
     return _done(run.path)
 
 
+def kill_while_starting(region: RegionFolder, rng: random.Random, *options: str) -> int:
+    """Start a run and kill -9 it within its first seconds; how many blocks are done."""
+    run = region.latest_run()
+    assert run is not None
+    driver = subprocess.Popen(geoslave(region, "run", *options), **QUIET)
+    time.sleep(rng.uniform(0, 2))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    return _done(run.path)
+
+
 def kill_export(region: RegionFolder, rng: random.Random) -> None:
     """Kill -9 an export somewhere."""
     export = subprocess.Popen(geoslave(region, "export"), **QUIET)

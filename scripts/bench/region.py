@@ -1,6 +1,6 @@
 """What a region job costs: the model's share of the time, scaling, overhead per block, resuming, memory.
 
-    uv run --all-extras scripts/bench/region.py            about an hour on two cores
+    uv run --all-extras scripts/bench/region.py            about ten minutes on two idle cores
     uv run --all-extras scripts/bench/region.py --quick    within a minute
 
 End to end is `geoslave region run` and `export` in processes of their own: start, scenes, decode, model,
@@ -13,6 +13,7 @@ chips of GEOSLAVE_DATA are missing.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 import noop
 import numpy as np
 import rasterio
+import rasterio.warp
 import yaml
 from affine import Affine
 from common import run_measured, say, write_scene
@@ -40,6 +42,10 @@ BRICK_BELT_MPX = 15_520
 """1,551,997 km2 at 10 m."""
 
 
+BLOCK = 1_536
+"""Side of a block: two chips of kiln-s2."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -48,7 +54,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, help="without imagery, for the overhead")
     parser.add_argument("--parts", default="speed,gate,overhead,memory", help="which parts are measured")
     asked = parser.parse_args()
-    side = asked.side or (768 if asked.quick else 10_980)
+    side = asked.side or (768 if asked.quick else 5_490)
     blocks = asked.blocks or (300 if asked.quick else 100_000)
     parts = asked.parts.split(",")
     facts: dict[str, object] = dict.fromkeys(
@@ -99,7 +105,7 @@ def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
     """What `blocks` blocks that do nothing cost the scheduler, the folder, the merge; and finding them all done.
 
     A block writes its record (without waiting for the disk), so that resuming and merging have something
-    to read; `block_floor_ms` is the least that a block of real work takes, waiting for the disk included.
+    to read; `block_floor_ms` is the least that a block of real work takes, with one chip of a network of no cost.
     """
     model = write_bright_model(folder / "tiny", tile=16, halo=0, stride=16)
     region = bare_region(folder, "many", model, empty_scene(folder / "many.tif", blocks))
@@ -127,15 +133,59 @@ def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
 
 
 def memory(folder: Path, model: str, sides: tuple[int, ...]) -> dict[str, object]:
-    """The largest resident memory of any process of a job with one worker, by side of the scene."""
+    """The largest resident memory of a worker, by side of the scene: of three blocks far apart, done by one process.
+
+    The rest of the scene is not written (it is nodata), so that 60,000 pixels square need no hours.
+    """
     peaks = {}
     for side in sides:
-        scene = write_scene(folder / f"memory{side}_20200101.tif", side)
+        rows = range(-(-side // BLOCK))
+        chosen = sorted({rows[0], rows[len(rows) // 2], rows[-2 if len(rows) > 1 else -1]})  # the last may be narrow
+        scene = sparse_scene(folder / f"memory{side}_20200101.tif", side, chosen)
         region = bare_region(folder, f"memory{side}", model, scene, threads=1)
-        # so much of it that blocks at all places are met, without hours of network
-        peaks[str(side)] = round(run_measured(command(region, "run", "--workers", "1", "--json")).peak_rss_mb)
+        boxes = [middle_of_block(scene, row) for row in chosen]
+        child = [sys.executable, "-c", _RUN_BOXES, str(region.path), json.dumps(boxes)]
+        finished = run_measured(child)
+        assert int(finished.output.splitlines()[-1]) >= len(chosen), "a block was not done"
+        peaks[str(side)] = round(finished.peak_rss_mb)
         scene.unlink()
     return {"peak_rss_mb": peaks}
+
+
+_RUN_BOXES = """
+import json, sys
+from pathlib import Path
+from geoslave.region.layout import RegionFolder
+from geoslave.region.run import Choice, run_region
+done = 0
+for box in json.loads(sys.argv[2]):
+    done += run_region(RegionFolder(Path(sys.argv[1])), Choice(workers=0, only=tuple(box), gate=False)).done_now
+print(done)
+"""
+
+
+def sparse_scene(path: Path, side: int, blocks: list[int]) -> Path:
+    """As `write_scene`, but imagery is only in the blocks of the diagonal that are named, and around them."""
+    tile = write_scene(path.with_name("unit.tif"), min(side, BLOCK + 512))
+    with rasterio.open(tile) as unit:
+        pixels, profile, bands = unit.read(), unit.profile, unit.descriptions
+    profile |= {"width": side, "height": side, "sparse_ok": True, "bigtiff": "IF_SAFER"}
+    with rasterio.open(path, "w", **profile) as file:
+        for number in blocks:
+            start = max(0, min(number * BLOCK - 256, side - pixels.shape[1]))
+            file.write(pixels, window=rasterio.windows.Window(start, start, pixels.shape[2], pixels.shape[1]))
+        file.descriptions = bands
+    tile.unlink()
+    return path
+
+
+def middle_of_block(scene: Path, number: int) -> tuple[float, ...]:
+    """A small box (degrees) in the middle of a block of the diagonal."""
+    with rasterio.open(scene) as file:
+        middle = min(number * BLOCK + BLOCK / 2, (number * BLOCK + file.width) / 2)
+        x, y = file.transform @ (middle, middle)
+        (lon,), (lat,) = rasterio.warp.transform(file.crs, "OGC:CRS84", [x], [y])
+    return lon - 1e-4, lat - 1e-4, lon + 1e-4, lat + 1e-4
 
 
 def timed_job(folder: Path, name: str, model: str, scene: Path, *options: str, **settings: object) -> float:
@@ -150,7 +200,7 @@ def timed_job(folder: Path, name: str, model: str, scene: Path, *options: str, *
 def bare_region(folder: Path, name: str, model: str | Path, scene: Path, **settings: object) -> RegionFolder:
     region = init_region(folder / "regions" / name, None, None, str(model), [str(scene)])
     told = yaml.safe_load(region.config.read_text())
-    block = {"block": 16} if scene.name in ("many.tif", "fewer.tif") else {"block": 1536}
+    block = {"block": 16} if scene.name in ("many.tif", "fewer.tif") else {"block": BLOCK}
     region.config.write_text(yaml.safe_dump({**told, **block, **settings}))
     return region
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -185,9 +186,12 @@ def windows(opened: NDArray[np.bool_], cell: int, halo: int) -> list[Box]:
     if count == 0:
         return []
     boxes = np.array([(y.start, x.start, y.stop, x.stop) for y, x in find_objects(labelled)])
-    if count > _MANY:
-        return [_box(_union(boxes))]
-    return [_box(row) for row in _merged(boxes, 2 * halo / cell)]
+    around = 2 * halo / cell
+    whole = _union(boxes)
+    boxes = boxes if count > _MANY else _merged(boxes, around)
+    if count > _MANY or _cost(boxes, around).sum() >= _cost(whole, around):
+        return [_box(whole)]
+    return [_box(row) for row in boxes]
 
 
 def _merged(boxes: NDArray[np.int64], around: float) -> NDArray[np.int64]:
@@ -253,17 +257,17 @@ def with_gate_section(card: str, spec: ModelSpec) -> str:
     gate = spec.gate
     if gate is None:
         return card.rstrip() + "\n"
-    lines = [
-        GATE_HEADING,
-        "",
-        "A light network looks at every place first, the network above only where the light one's score reaches",
-        f"{gate.threshold:.4g}, and {gate.margin} cells of {gate.cell} pixels around it. There the scores are as they",
-        "were, elsewhere they are 0. `--no-gate` looks everywhere.",
-        "",
-        f"The threshold was chosen to keep {gate.recall:.1%} of what the network itself finds, on {gate.data}.",
-        "That says nothing of sites that the network misses; where the country looks different, more may be lost:",
-        "compare with `--no-gate` on a part of it.",
-    ]
+    looks = (
+        "A light network looks at every place first, the network above only where the light one's score reaches "
+        f"{gate.threshold:.4g}, and {gate.margin} cells of {gate.cell} pixels around it. There the scores are as they "
+        "were, elsewhere they are 0. `--no-gate` looks everywhere."
+    )
+    chosen = (
+        f"The threshold was chosen to keep {gate.recall:.1%} of what the network itself finds, on {gate.data}. That "
+        "says nothing of sites that the network misses; where the country looks different, more may be lost: compare "
+        "with `--no-gate` on a part of it."
+    )
+    lines = [GATE_HEADING, "", fill(looks, 118), "", fill(chosen, 118)]
     if gate.metrics:
         lines += ["", "| | |", "|---|---|"]
         lines += [f"| {name.replace('_', ' ')} | {_told(value)} |" for name, value in gate.metrics.items()]

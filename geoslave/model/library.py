@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from geoslave.errors import MissingExtra, ModelError
+from geoslave.model.gate import GATE_FILE, OnnxGate
 from geoslave.model.mlm import faults
 from geoslave.model.package import (
     FILES,
@@ -96,7 +97,8 @@ def verify_package(package: ModelPackage) -> list[Check]:
     checks.append(
         Check("ONNX", sane, "finite scores in [0, 1]" if sane else f"scores of shape {scores.shape} or out of [0, 1]")
     )
-    return [*checks, _torch_agrees(package, imagery, scores)]
+    checks.append(_torch_agrees(package, imagery, scores))
+    return checks if package.spec.gate is None else [*checks, _gate_answers(package, imagery)]
 
 
 def _torch_agrees(package: ModelPackage, imagery: np.ndarray, scores: np.ndarray) -> Check:
@@ -109,6 +111,19 @@ def _torch_agrees(package: ModelPackage, imagery: np.ndarray, scores: np.ndarray
     except Exception as error:  # whatever a foreign description does to the builder
         return Check("torch", False, f"the weights do not fit the architecture: {' '.join(str(error).split())[:200]}")
     return Check("torch", difference <= TOLERANCE, f"differs from ONNX by {difference:.1e} at most")
+
+
+def _gate_answers(package: ModelPackage, imagery: np.ndarray) -> Check:
+    gate = package.spec.gate
+    assert gate is not None
+    try:
+        scores = OnnxGate(package.folder / GATE_FILE, threads=1)(imagery[0])
+    except Exception as error:  # onnxruntime raises classes of its own that share no base
+        return Check("gate", False, f"{GATE_FILE} cannot run: {' '.join(str(error).split())[:200]}")
+    expected = tuple(side // gate.cell for side in imagery.shape[2:])
+    sane = scores.shape == expected and bool(((scores >= 0) & (scores <= 1)).all())
+    told = f"a score in [0, 1] for each {gate.cell} x {gate.cell} pixels" if sane else f"scores of shape {scores.shape}"
+    return Check("gate", sane, told)
 
 
 def _shape(package: ModelPackage) -> tuple[int, int, int, int]:

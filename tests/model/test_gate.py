@@ -21,6 +21,7 @@ from geoslave.detections.export import read_provenance
 from geoslave.errors import ModelError
 from geoslave.grid import partition
 from geoslave.model.gate import GATE_FILE, GatedNetwork, GateSpec, gated, opened_cells, windows
+from geoslave.model.library import verify_package
 from geoslave.model.mlm import faults
 from geoslave.model.package import FORMAT, open_package
 from geoslave.model.predict import Margins, OnnxNetwork, load_network
@@ -209,6 +210,13 @@ def test_a_gate_that_sees_farther_than_the_halo_is_refused() -> None:
     far = spec(margin=2)
     with pytest.raises(ValueError, match="looks 20 pixels far, the halo is 16"):
         bright_spec(gate=far)
+
+
+def test_a_package_with_a_gate_is_checked_through(tmp_path: Path) -> None:
+    package = open_package(write_gated_model(tmp_path / "bright", halo=32))
+    assert {check.name: check.passed for check in verify_package(package)}["gate"] is True
+    (package.folder / GATE_FILE).write_bytes(b"no graph")
+    assert {check.name: check.passed for check in verify_package(package)}["gate"] is False
 
 
 def test_a_damaged_gate_is_told_by_its_file(tmp_path: Path) -> None:

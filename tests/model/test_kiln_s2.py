@@ -65,7 +65,7 @@ def test_it_ships_small_with_the_licence_of_its_imagery(package: ModelPackage) -
     for words in ("never evidence", "CC BY-NC 4.0", "Copernicus", "false alarms"):
         assert words in card
     assert {path.name for path in package.folder.iterdir()} == {
-        "model.json", "model.onnx", "model.safetensors", "README.md", "reliability.png",
+        "model.json", "model.onnx", "model.safetensors", "README.md", "reliability.png", "gate.onnx",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from geoslave.detect import stored_thresholds
 from geoslave.detections.polygonize import label_block
@@ -41,7 +42,7 @@ _SEEN = 24
 """Scenes whose overview tells the share of valid ground."""
 _LABEL_BYTES = 14
 """Memory that outlining a block takes for each pixel: scores, mask, labels and their corners."""
-_RECORD_BYTES = 1200
+_RECORD_BYTES = 400
 """Of a block that found nothing."""
 
 Step = Callable[[str, int, int], None]
@@ -241,7 +242,7 @@ def _reckon(
     memory = _peak_rss_mb() + side * side * _LABEL_BYTES / 2**20
     machine_mb = _machine_mb()
     free = free_bytes(job.run.path)
-    warnings = [f"{name}: {reason}" for name, reason in failed.items()]
+    warnings = [f"{name}: {reason}" for name, reason in failed.items()] + _strips(job, records)
     if disk > 0.9 * free:
         warnings.append(f"the disk has {free / 1e9:.1f} GB free, {disk / 1e9:.1f} GB are needed: keep_scores: false")
     if memory * workers > 0.9 * machine_mb:
@@ -298,6 +299,27 @@ def _valid_share(job: Job, records: Sequence[GridRecord]) -> float:
             valid += int(np.count_nonzero(there[rows, cols]))
             seen += there[rows, cols].size
     return valid / seen if seen else 1.0
+
+
+def _strips(job: Job, records: Sequence[GridRecord]) -> list[str]:
+    """What to say of scenes kept in strips across several blocks, each of which unpacks them anew; looks at some."""
+    found, most = [], 0
+    chosen = {int(n) for n in np.linspace(0, len(records) - 1, min(_SEEN, len(records)))}
+    for record in (records[number] for number in sorted(chosen)):
+        path = job.inputs[record.name].path
+        if path is None or not Path(path).is_file():
+            continue
+        with rasterio.open(path) as file:
+            if file.block_shapes[0][1] >= file.width and record.shape[1] > record.block_px and file.compression:
+                found.append(record.name)
+                most = max(most, -(-record.shape[1] // record.block_px))
+    if not found:
+        return []
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"{found[0]}{more}: kept in strips, which up to {most} blocks beside each other unpack anew: "
+        "make tiles of them with  gdal_translate -of COG IN OUT"
+    ]
 
 
 def _peak_rss_mb() -> float:

@@ -11,7 +11,8 @@ import pytest
 
 from geoslave.region.plan import Steps, plan_region
 from geoslave.region.run import Choice, run_region
-from tests.region.conftest import MakeRegion
+from geoslave.region.setup import init_region
+from tests.region.conftest import MakeRegion, change, country
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -33,6 +34,17 @@ def test_a_plan_counts_what_the_run_does(make_region: MakeRegion, run: Run, scen
     assert again["blocks_done"] == again["blocks"] and again["hours"] == again["disk_gb"] == 0
     status, out, _ = run(*command[:-1])
     assert status == 0 and "km²" in out and "slowest" in out
+
+
+def test_scenes_in_strips_are_told(
+    make_region: MakeRegion, make_scene: Callable[..., Path], bright_model: Path, tmp_path: Path
+) -> None:
+    assert not any("strips" in text for text in plan_region(make_region(), 1).warnings)  # of tiles
+    scene = make_scene(country((200, 400)), name="strips_20200101.tif", compress="deflate", nodata=0)
+    region = init_region(tmp_path / "regions" / "strips", None, None, str(bright_model), [str(scene)])
+    change(region, block=128)
+    (told,) = plan_region(region, 1).warnings
+    assert "up to 4 blocks" in told and "gdal_translate -of COG" in told
 
 
 def test_a_moment_that_has_passed_cannot_be_met(make_region: MakeRegion) -> None:

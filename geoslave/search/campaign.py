@@ -474,20 +474,35 @@ def ranked(
     ranker = fit(index.vectors, answers, background)
     if places is None:
         places = shapely.get_coordinates(shapely.centroid(index.chips.geometry.to_numpy()))
-    logits = ranker.logits(index.vectors)
     seen = np.union1d(answers.rows, answers.seen)
+    among = _candidates(index, ranker, limit, len(seen))
+    logits = ranker.logits(index.vectors[among])
     width = index.settings.core_px * index.facts["reading"]["gsd_m"]
-    first = diverse_page(logits, index.vectors, places, min(first_page, len(index)), seen=seen, apart_m=2 * width)
+    first = diverse_page(
+        logits, index.vectors, places, min(first_page, len(index)), seen=seen, apart_m=2 * width, candidates=among
+    )
     order = np.argsort(-logits, kind="stable")
-    rest = order[~np.isin(order, np.union1d(seen, first))]
-    rows = np.concatenate([first, rest])[: len(index) if limit is None else limit]
+    rest = order[~np.isin(among[order], np.union1d(seen, first))]
+    at = np.concatenate([np.searchsorted(among, first), rest])[: len(index) if limit is None else limit]
+    rows = among[at]
     table = index.chips.iloc[rows].reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(rows) + 1))
-    table.insert(1, "score", np.round(1 / (1 + np.exp(-np.clip(logits[rows], -60, 60))), 6).astype(float))
+    table.insert(1, "score", np.round(1 / (1 + np.exp(-np.clip(logits[at], -60, 60))), 6).astype(float))
     return table
 
 
 # ---------------------------------------------------------------- small parts
+
+
+def _candidates(index: ChipIndex, ranker: Ranker, limit: int | None, seen: int) -> NDArray[np.int64]:
+    """Rows [n], ascending, among which the likeliest are: all, or those the graph of neighbours gives.
+
+    Vectors have length one, so the likeliest are those nearest to the ranker's direction.
+    """
+    wanted = 10 * (limit or len(index)) + seen + 200
+    if not index.has_graph or wanted >= len(index):
+        return np.arange(len(index))
+    return np.sort(index.nearest(ranker.weights, wanted)[0])
 
 
 def _chips_of(index: ChipIndex, places: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -241,6 +241,11 @@ class ChipIndex:
         known: dict[str, int] = self._kept["rows"]
         return known
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether the nearest are found by a graph of neighbours."""
+        return (self.folder / "near.usearch").is_file()
+
     def nearest(self, vector: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(rows [k], cosine similarity [k]) of the chips most like a vector [number], nearest first.
 

@@ -17,8 +17,10 @@ import shapely
 
 from geoslave.errors import SceneError
 from geoslave.search import SearchError
+from geoslave.search.campaign import ranked
 from geoslave.search.embedder import open_embedder
 from geoslave.search.index import Settings, build_index, open_index, scenes_ground, settings_for
+from geoslave.search.ranking import Answers
 from tests.factories import dark_field, with_kilns
 from tests.search.test_search_embedder import write_vector_model
 
@@ -112,6 +114,7 @@ def test_kill_9_loses_nothing(tmp_path: Path, scene: Path, embedder: object) -> 
     model = write_vector_model(tmp_path / "means")
     code = f"""
 import time
+from geoslave.search.campaign import ranked
 from geoslave.search.embedder import open_embedder
 from geoslave.search.index import Settings, build_index, scenes_ground
 build_index(scenes_ground([{str(scene)!r}]), __import__("pathlib").Path({str(tmp_path / "index")!r}),
@@ -216,3 +219,9 @@ def test_a_graph_of_neighbours_finds_what_looking_at_all_finds(
     for row in (0, 20, 40):
         exact, found = plain.nearest(plain.vectors[row], 10)[0], graph.nearest(plain.vectors[row], 10)[0]
         assert len(set(exact) & set(found)) >= 8
+    answers = Answers.of({3: True, 4: False})
+    monkeypatch.setattr("geoslave.search.index.ChipIndex.__len__", lambda _: 10_000)  # as if there were many
+    by_graph = ranked(graph, answers, 5)["chip_id"].tolist()
+    monkeypatch.undo()
+    by_all = ranked(plain, answers, 5)["chip_id"].tolist()
+    assert len(set(by_graph) & set(by_all)) >= 4

@@ -7,7 +7,8 @@ The country: chips of the galleries that neither the network nor the gate was tr
 cloudy), turned and mirrored, side by side. In it lie chips of kilns_s2 with kilns that the gate was not trained on
 (the network was), brought to the scene's range of brightness, so that there are 4 kilns per 100 km2. Both
 runs are `geoslave region run` and `export` in processes of their own, one after the other.
-Starting those processes takes some ten seconds of processor whatever the scene: with --quick it hides what the gate saves.
+Starting those processes takes some ten seconds of processor, whatever the scene: with --quick that hides what the
+gate saves.
 """
 
 from __future__ import annotations

@@ -358,7 +358,7 @@ def test_a_phone_of_somebody_who_signed_in(open_page: Open, store: Store, tmp_pa
 
 def test_without_openlayers_people_can_still_answer(open_page: Open, store: Store, tmp_path: Path) -> None:
     add_review(store, tmp_path, 1, search=1, zooms=("near",))
-    page = open_page(path="/web/icon.svg")
+    page = open_page(path="/web/icon.svg", service_workers="block")  # what it fetches cannot be cut off here
     page.route("**/vendor/*", lambda route: route.abort())
     page.goto(page.url.replace("web/icon.svg", ""))
     wait_for_task(page)

@@ -59,7 +59,7 @@ _BATCH = 64
 _READ_AHEAD = 2
 _SAMPLE = 200_000
 """Chips that tell how vectors are spread."""
-_GRAPH_FROM = 150_000
+_GRAPH_FROM = 60_000
 """Chips from which on a graph of neighbours pays: below it, looking at every vector takes less than 100 ms."""
 
 Step = Callable[[str, int, int], None]

@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=None, help="campaigns for each haystack")
     parser.add_argument("--cache", type=Path, help="keep vectors in this folder")
     parser.add_argument("--chart", type=Path, help="write the curves as a picture")
-    parser.add_argument("--chips", type=int, default=None, help="chips of the query (1,000,000; --quick: 50,000)")
+    parser.add_argument("--chips", type=int, default=None, help="chips of the query (1,000,000; --quick: 40,000)")
     parser.add_argument("--also-trained", action="store_true", help="kilns as kiln-s2 sees them too, which knows them")
     options = parser.parse_args()
     names = options.haystack or (["kilns"] if options.quick else list(UNTRAINED_ON))
@@ -272,7 +272,7 @@ def main() -> None:
     covered = coverage(40 if options.quick else 1_000)
     print(f"the interval of what remains held the truth at every round in {covered['coverage_at_every_round']:.1%} "
           f"of {covered['campaigns']} campaigns")  # fmt: skip
-    chips = options.chips or (50_000 if options.quick else 1_000_000)
+    chips = options.chips or (40_000 if options.quick else 1_000_000)
     milliseconds = query_ms(chips)
     if options.chart:
         chart(results, options.chart)

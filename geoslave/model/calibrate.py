@@ -29,7 +29,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize
 
 from geoslave.detections.reliability import Reliability, reliability, wilson
 
@@ -300,6 +299,7 @@ def _prior_sd(present: Calibration) -> Floats:
 
 def _ridge_logistic(x: Floats, hit: Floats, prior: Floats, sd: Floats) -> tuple[Floats, Floats]:
     """Mode and covariance of the coefficients under independent normal priors; slopes on scores not below 0."""
+    from scipy.optimize import minimize  # detect does not fit: it starts sooner without
 
     def loss(step: Floats) -> tuple[float, Floats]:
         z = x @ (prior + step * sd)

@@ -92,7 +92,7 @@ def open_job(run: RunFolder) -> Job:
         raise ModelError(f"{package.folder} was replaced since the run began: run again, a new run begins with it")
     return Job(
         run=run,
-        config=RegionConfig.model_validate(told["config"]),
+        config=RegionConfig.read_again(told["config"]),
         package=package,
         inputs={one["name"]: Input.from_dict(one) for one in told["inputs"]},
         started=told["started"],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from geoslave.errors import GeoslaveError
 from geoslave.settings import read_settings, suggestion
@@ -80,7 +80,9 @@ class RegionConfig(BaseModel):
 
     @field_validator("target")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        if info.context and info.context.get("read_before"):
+            return value  # a person's own target is kept by its name, which no list knows
         if is_target_file(value):
             try:
                 return get_target(value).name
@@ -89,6 +91,11 @@ class RegionConfig(BaseModel):
         if value not in TARGETS:
             raise ValueError(f"'{value}' is no target{suggestion(value, list(TARGETS))}")
         return value
+
+    @classmethod
+    def read_again(cls, told: dict[str, Any]) -> RegionConfig:
+        """Settings as a run or an index keeps them (`model_dump`): checked when they were read from region.yaml."""
+        return cls.model_validate(told, context={"read_before": True})
 
     def of_the_result(self) -> dict[str, Any]:
         """The settings that the result depends on, as plain values."""

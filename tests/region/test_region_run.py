@@ -19,13 +19,17 @@ from geoslave.errors import GeoslaveError
 from geoslave.files import free_bytes
 from geoslave.model.package import open_package
 from geoslave.model.predict import load_network
+from geoslave.region.config import read_config
 from geoslave.region.engine import Patience
 from geoslave.region.layout import RegionFolder, RunFolder, locked
 from geoslave.region.merge import merge
 from geoslave.region.publish import export_region
 from geoslave.region.run import Choice, Summary, known_records, prepare, run_region
+from geoslave.region.setup import init_region
 from geoslave.region.status import region_status
+from geoslave.targets import TARGETS, get_target
 from tests.conftest import UTM
+from tests.factories import write_bright_model
 from tests.region.conftest import MakeRegion, change
 
 Run = Callable[..., tuple[int, str, str]]
@@ -62,6 +66,16 @@ def test_a_region_finds_what_detect_finds(
     summary = run_here(region)
     assert not summary.failures and summary.blocks == summary.done_now
     assert same(found(region), detected(scenes, bright_model, tmp_path))
+
+
+def test_a_region_of_a_persons_own_target_runs(scenes: list[Path], tmp_path: Path) -> None:
+    own = get_target("brick_kiln").model_copy(update={"name": "my_site"})
+    model = write_bright_model(tmp_path / "mine", target="my_site", own_target=own)
+    region = init_region(tmp_path / "regions" / "mine", None, None, str(model), [str(scenes[0])])
+    assert read_config(region.config).target == "my_site" and "my_site" not in TARGETS
+    summary = run_here(region)
+    assert not summary.failures and summary.done_now == summary.blocks > 0
+    assert all(count > 5 for count in export_region(region).layers.values())
 
 
 def test_an_area_chooses_as_detect_does(

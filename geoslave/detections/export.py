@@ -231,7 +231,7 @@ def clean_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 _PRIVATE = {"user", "username", "user_name", "login", "host", "hostname", "home", "cwd", "working_directory", "email"}
 _LOCAL_PATH = re.compile(
-    r"""(?<![^\s'"=,;(\[])(?:file://)?(?:[A-Za-z]:[\\/]|[\\/]|~[^\s\\/]*[\\/])(?=\S)[^\s'",;)\]]*"""
+    r"""(?<![^\s'"=,;:(\[])(?!(?<=:)//)(?:file://)?(?:[A-Za-z]:[\\/]|[\\/]|~[^\s\\/]*[\\/])(?=\S)[^\s'",;)\]]*"""
 )
 
 

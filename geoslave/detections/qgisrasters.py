@@ -38,20 +38,29 @@ def copy_rasters(paths: Sequence[Path], into: Path) -> list[Path]:
     Raises:
         SceneError: if one is missing or no raster.
     """
-    copies = []
-    for path in paths:
-        if not path.is_file():
-            raise SceneError(f"{path} is not there: check the name")
-        into.mkdir(exist_ok=True)
-        with opened(path) as file:
-            whole = file.driver == "GTiff" and (bool(file.overviews(1)) or max(file.shape) <= PLAIN_SIDE)
-        copy = free_name(into, path.stem, path.suffix if whole else ".tif")
-        if whole:
-            shutil.copyfile(path, copy)
-        else:
-            _write_cog(path, copy, compress="DEFLATE")
-        copies.append(copy)
-    return copies
+    return [copy_raster(path, into) for path in paths]
+
+
+def copy_raster(path: Path, into: Path, *, placed: bool = True) -> Path:
+    """A copy of a raster under a name that is free.
+
+    Args:
+        placed: it must have a CRS.
+
+    Raises:
+        SceneError: if it is missing or no raster.
+    """
+    if not path.is_file():
+        raise SceneError(f"{path} is not there: check the name")
+    into.mkdir(exist_ok=True)
+    with opened(path, placed=placed) as file:
+        whole = file.driver == "GTiff" and (bool(file.overviews(1)) or max(file.shape) <= PLAIN_SIDE)
+    copy = free_name(into, path.stem, path.suffix if whole else ".tif")
+    if whole:
+        shutil.copyfile(path, copy)
+    else:
+        _write_cog(path, copy, compress="DEFLATE")
+    return copy
 
 
 def write_picture(raster: Raster, names: Sequence[str], path: Path) -> Path:
@@ -155,8 +164,11 @@ def free_name(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
-def opened(path: Path) -> Any:
-    """A raster that has a place on earth.
+def opened(path: Path, *, placed: bool = True) -> Any:
+    """A raster, open, that has a place on earth.
+
+    Args:
+        placed: it must have a CRS.
 
     Raises:
         SceneError: if it cannot be read or has no CRS.
@@ -165,7 +177,7 @@ def opened(path: Path) -> Any:
         file = rasterio.open(path)
     except rasterio.errors.RasterioError as error:
         raise SceneError(f"{path.name} cannot be read as a raster ({error}): check the file") from error
-    if file.crs is None:
+    if placed and file.crs is None:
         file.close()
         raise SceneError(f"{path.name} has no CRS: QGIS could not place it, add one with gdal_edit.py -a_srs")
     return file

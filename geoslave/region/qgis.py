@@ -6,6 +6,7 @@ together that it can be handed over. Nothing in it names a place of this machine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -14,9 +15,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import rasterio
 import shapely
-from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -24,16 +23,16 @@ from geoslave.detections.measure import to_wgs84
 from geoslave.detections.qgisproject import Companions, write_project
 from geoslave.detections.qgisrasters import free_name, write_picture
 from geoslave.errors import GeoslaveError
-from geoslave.files import scratch_folder
+from geoslave.imagery.catalog import load_items
 from geoslave.imagery.geotiff import gdal_environment
-from geoslave.imagery.raster import Raster, decode_scores
-from geoslave.imagery.scorefile import publish_scores, score_file
+from geoslave.imagery.raster import Raster
 from geoslave.region.blocks import Job, open_job
 from geoslave.region.grids import GridRecord, open_input
 from geoslave.region.layout import RegionFolder, read_json
 from geoslave.region.merge import merge
 from geoslave.region.records import read_record
 from geoslave.region.run import known_records
+from geoslave.region.scoremaps import join_scores, scored_blocks
 
 FOLDER = "qgis"
 """Within a run's folder, where no other is asked for."""
@@ -122,11 +121,12 @@ def block_table(job: Job, records: Mapping[str, GridRecord]) -> gpd.GeoDataFrame
     """
     rows: list[dict[str, Any]] = []
     shapes: list[Any] = []
+    private = _places_of_this_machine(job)
     for record in records.values():
         blocks = [record.block(row, col) for row, col in record.blocks]
         if not blocks:
             continue
-        rows += [_block_facts(job, record.name, block.name) for block in blocks]
+        rows += [_block_facts(job, record.name, block.name, private) for block in blocks]
         outlines = np.array([_outline(record, block.core) for block in blocks], object)
         shapes += list(to_wgs84(outlines, record.geobox.crs.proj))
     columns = ["grid", "block", "status", "n_objects", "reason"]
@@ -134,14 +134,31 @@ def block_table(job: Job, records: Mapping[str, GridRecord]) -> gpd.GeoDataFrame
     return table.astype({"n_objects": "Int64"})
 
 
-def _block_facts(job: Job, grid: str, block: str) -> dict[str, Any]:
+def _block_facts(job: Job, grid: str, block: str, private: Sequence[str]) -> dict[str, Any]:
     told = read_record(job.run, grid, block)
     if told is not None:
         n_objects = int(told[0]["n_objects"])
         return {"grid": grid, "block": block, "status": "done" if n_objects else "empty", "n_objects": n_objects}
     failure = read_json(job.run.failed(f"{grid}-{block}"))
-    reason = None if failure is None else str(failure["reason"])
+    reason = None if failure is None else _without(str(failure["reason"]), private)
     return {"grid": grid, "block": block, "status": "to do" if reason is None else "failed", "reason": reason}
+
+
+def _places_of_this_machine(job: Job) -> list[str]:
+    """Folders a reason of failure may name, the longest first; a name with a space ends no path in a text."""
+    paths = [str(given.path) for given in job.inputs.values() if given.path is not None]
+    items = load_items(job.items) if job.items.is_dir() else []
+    paths += [asset.href for item in items for asset in item.assets.values()]
+    local = {Path(path.removeprefix("file://")).parent for path in paths if "://" not in path.removeprefix("file://")}
+    region = job.run.path.absolute().parent.parent
+    folders = {str(one) for one in (*local, region, region.parent, Path.home(), Path.cwd()) if len(str(one)) > 1}
+    return sorted(folders, key=len, reverse=True)
+
+
+def _without(text: str, folders: Sequence[str]) -> str:
+    for folder in folders:
+        text = re.sub(rf"(?:file://)?{re.escape(folder)}[\\/]", "", text)
+    return text
 
 
 def _outline(record: GridRecord, core: Window) -> shapely.Polygon:
@@ -161,24 +178,11 @@ def _score_maps(job: Job, records: Sequence[GridRecord], into: Path) -> Iterator
     """The blocks' scores as one cloud-optimized GeoTIFF for each grid."""
     into.mkdir(exist_ok=True)
     for record in records:
-        tiles = [(record.block(row, col), record) for row, col in record.blocks]
-        there = [(block, job.run.scores(record.name, block.name)) for block, _ in tiles]
-        there = [(block, path) for block, path in there if path.is_file()]
-        if not there:
-            continue
-        target = free_name(into, record.name, ".tif")
-        with scratch_folder(target) as work:
-            draft = work / "scores.tif"
-            with (
-                gdal_environment(),
-                score_file(draft, record.geobox, job.package.spec.classes, record.block_px) as file,
-            ):
-                for block, path in there:
-                    with rasterio.open(path) as tile:
-                        box = GeoBox(tile.shape, tile.transform, record.geobox.crs)
-                        file.write(decode_scores(tile.read(), box), block.core)
-            publish_scores(draft, target)
-        yield target
+        blocks = scored_blocks(job, record)
+        if blocks:
+            target = free_name(into, record.name, ".tif")
+            join_scores(record, blocks, target, job.package.spec.classes)
+            yield target
 
 
 def _pictures(job: Job, records: Sequence[GridRecord], into: Path, notes: list[str]) -> Iterator[Path]:

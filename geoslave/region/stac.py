@@ -16,35 +16,33 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import geopandas as gpd
-import rasterio
 import shapely
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from geoslave.detect import grid_footprint
 from geoslave.detections.export import write_detections
+from geoslave.detections.qgisrasters import copy_raster
 from geoslave.detections.schema import COLUMNS, STATEMENT
 from geoslave.errors import GeoslaveError, OutputError
 from geoslave.imagery.catalog import load_items
 from geoslave.imagery.geotiff import shown_path
 from geoslave.imagery.items import projection_fields
 from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
-from geoslave.imagery.scorefile import publish_scores, score_file
 from geoslave.model.package import ModelPackage, copy_package_files
 from geoslave.region.blocks import Job, open_job
 from geoslave.region.grids import GridRecord
 from geoslave.region.layout import RegionFolder
 from geoslave.region.merge import Merged, merge
-from geoslave.region.records import finished
 from geoslave.region.run import known_records
+from geoslave.region.scoremaps import join_scores, scored_blocks
 from geoslave.release.folder import hand_over
 
 STAC_VERSION = "1.1.0"
@@ -91,7 +89,7 @@ class _Run:
     @property
     def moment(self) -> str:
         """When the run began: the time of what has no date of its own."""
-        return re.sub(r"(\.\d+)?(\+00:00|Z)?$", "Z", self.job.started.replace(" ", "T"))
+        return self.job.started
 
 
 def export_catalogue(
@@ -278,11 +276,11 @@ def _scene_of_grid(folder: Path, run: _Run, record: GridRecord, with_scenes: boo
     path = str(run.job.inputs[record.name].path)
     properties = {"geoslave:scene_id": record.scene_id, "geoslave:status": record.status}
     assets, extensions = {}, []
-    if "://" in path:
+    if _is_address(path):
         assets["image"] = {"href": shown_path(path), "roles": ["data"]}
-    elif with_scenes:
-        copy = folder / f"{_plain(record.name)}{Path(path).suffix.lower()}"
-        shutil.copyfile(path, copy)
+    elif with_scenes and not path.startswith("/vsi"):
+        copied = copy_raster(_local(path), folder, placed=False)
+        copy = copied.rename(folder / f"{_plain(record.name)}{copied.suffix.lower()}")
         assets["image"] = {**_file(copy), "roles": ["data"], **projection_fields(record.geobox)}
         extensions = [FILE, PROJECTION]
     when = _when(None if record.date is None else f"{record.date}T00:00:00Z", run)
@@ -299,7 +297,7 @@ def _scene_of_item(run: _Run, item: Mapping[str, Any]) -> dict[str, Any]:
     assets = {
         key: {"href": shown_path(asset["href"]), **{k: asset[k] for k in ("type", "roles", "title") if k in asset}}
         for key, asset in item["assets"].items()
-        if "://" in asset["href"]
+        if _is_address(asset["href"])
     }
     known = told.get("geoslave:date_known") is not False
     when = _when(told.get("datetime") if known else None, run)
@@ -314,43 +312,14 @@ def _write_scores(folder: Path, run: _Run) -> list[dict[str, Any]]:
     """The score map of each grid that has one."""
     items = []
     for record in run.records.values():
-        blocks = _scored_blocks(run.job, record)
+        blocks = scored_blocks(run.job, record)
         if not blocks:
             continue
         folder.mkdir(exist_ok=True)
         path = folder / f"{_plain(record.name)}.tif"
-        _join(record, blocks, path, run.job.package.spec.classes)
+        join_scores(record, blocks, path, run.job.package.spec.classes)
         items.append(_score_item(run, record, path))
     return items
-
-
-def _scored_blocks(job: Job, record: GridRecord) -> list[tuple[Window, Path]]:
-    """Core and score map of each block that has one.
-
-    Raises:
-        GeoslaveError: if one is damaged.
-    """
-    found = []
-    for row, col in record.blocks if record.status == "ok" else ():
-        block = record.block(row, col)
-        path = job.run.scores(record.name, block.name)
-        if not path.is_file():
-            continue
-        if finished(job.run, record.name, block.name) is None:
-            raise GeoslaveError(f"block {block.name} of {record.name} is damaged: run again, it is made again")
-        found.append((block.core, path))
-    return found
-
-
-def _join(record: GridRecord, blocks: Sequence[tuple[Window, Path]], path: Path, classes: Sequence[str]) -> None:
-    """The blocks' score maps as one cloud-optimized GeoTIFF, a block in memory at a time."""
-    with TemporaryDirectory(prefix=".geoslave-", dir=path.parent) as scratch:
-        making = Path(scratch) / "scores.tif"
-        with score_file(making, record.geobox, classes, record.block_px) as file:
-            for core, part in blocks:
-                with rasterio.open(part) as block:
-                    file.write_stored(block.read(), core)
-        publish_scores(making, path)
 
 
 def _score_item(run: _Run, record: GridRecord, path: Path) -> dict[str, Any]:
@@ -439,6 +408,15 @@ def _link(rel: str, href: str, media: str = "application/json") -> dict[str, str
 
 def _derived(href: str) -> dict[str, str]:
     return _link("derived_from", href, "application/geo+json")
+
+
+def _is_address(href: str) -> bool:
+    """Whether others can fetch it too."""
+    return "://" in href and not href.lower().startswith("file:")
+
+
+def _local(path: str) -> Path:
+    return Path(url2pathname(urlsplit(path).path)) if path.lower().startswith("file:") else Path(path)
 
 
 def _file(path: Path, media: str = "image/tiff; application=geotiff") -> dict[str, Any]:

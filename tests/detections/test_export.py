@@ -218,6 +218,16 @@ def test_no_path_and_no_name_of_a_person_leaves_the_house(tmp_path: Path, ending
     assert notes["thresholds"] == {"low": 0.3, "high": 0.5}
 
 
+def test_a_path_behind_a_colon_is_one_and_an_address_is_none() -> None:
+    told = {
+        "a": "left:/home/ana/x.tif is cut",
+        "b": "see https://example.org/x/y.tif",
+        "c": "at file:///home/ana/x.tif",
+    }
+    cleaned = export.clean_provenance(told)
+    assert cleaned == {"a": "left:x.tif is cut", "b": told["b"], "c": "at x.tif"}
+
+
 def test_geojson_keeps_to_its_standard(tmp_path: Path) -> None:
     detections = kilns()
     detections["note"] = [np.nan, np.inf, 1.5, -2.0]

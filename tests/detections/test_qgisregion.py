@@ -74,7 +74,8 @@ def test_blocks_say_what_became_of_them(make_region: MakeRegion, tmp_path: Path,
     for record in records[:2]:
         record.unlink()
     failed = f"{records[0].parent.name}-{records[0].stem}"
-    write_json(folder.failed(failed), {"name": failed, "reason": f"{tmp_path}/left.tif: the server is busy"})
+    reason = f"{tmp_path}/left.tif: the server is busy (left:/home/ana/left.tif, {Path.home()}/jane doe/x.tif)"
+    write_json(folder.failed(failed), {"name": failed, "reason": reason})
     options = ("--regions", region.path.parent)
     status, _, err = run("region", "export", "test", "--qgis", *options)
     assert status == 1 and "--allow-gaps" in err
@@ -83,7 +84,9 @@ def test_blocks_say_what_became_of_them(make_region: MakeRegion, tmp_path: Path,
     blocks = gpd.read_file(folder.path / "qgis" / "blocks.gpkg", layer="blocks")
     assert set(blocks["status"]) <= {"done", "empty", "failed", "to do"}
     assert (blocks["status"] == "failed").sum() == (blocks["status"] == "to do").sum() == 1
-    assert blocks.loc[blocks["status"] == "failed", "reason"].iloc[0] == "left.tif: the server is busy"
+    assert blocks.loc[blocks["status"] == "failed", "reason"].iloc[0] == (
+        "left.tif: the server is busy (left:left.tif, jane doe/x.tif)"
+    )
     assert (blocks.loc[blocks["status"] == "done", "n_objects"] > 0).all()
     # made again, it is renewed; with more than a project asked for, both are there
     status, out, err = run(
@@ -113,6 +116,16 @@ def test_score_maps_of_blocks_become_one_map(make_region: MakeRegion, tmp_path: 
             assert seen.any() and (whole.read(1)[~seen] == 255).all()
     with rasterio.open(next((tmp_path / "m" / "imagery").glob("*.tif"))) as picture:
         assert picture.count == 3 and (picture.dataset_mask() == 0).any(), "missing imagery is clear"
+
+
+def test_a_damaged_score_map_is_told_as_such(make_region: MakeRegion, tmp_path: Path, run: Run) -> None:  # noqa: F811
+    region = make_region()
+    run_region(region, Choice(workers=0))
+    folder = region.latest_run()
+    assert folder is not None
+    next((folder.path / "scores").rglob("*.tif")).write_bytes(b"II*\0")
+    status, _, err = run("region", "export", "test", "--qgis", tmp_path / "m", "--regions", region.path.parent)
+    assert status == 1 and "damaged: run again" in err and not (tmp_path / "m").exists()
 
 
 def test_a_review_as_it_stands_is_shown(review: Path, layer: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811

@@ -19,6 +19,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from jsonschema import Draft7Validator
 from stac_validator import fast_validator
@@ -28,11 +29,13 @@ from geoslave.errors import GeoslaveError, OutputError
 from geoslave.model.mlm import MLM_SCHEMA, faults
 from geoslave.region.layout import RegionFolder
 from geoslave.region.run import Choice, run_region
-from geoslave.region.stac import _around, _box, _plain, export_catalogue
+from geoslave.region.setup import init_region
+from geoslave.region.stac import _around, _box, _is_address, _local, _plain, export_catalogue
 from geoslave.release.exportlog import read as read_log
 from geoslave.release.lint import lint_folder
 from geoslave.release.provenance import of_release
 from tests.conftest import ROOT
+from tests.region.conftest import change
 
 MakeRegion = Callable[..., RegionFolder]
 FOR = {"purpose": "visits of sites", "recipient": "Labour Department"}
@@ -200,6 +203,40 @@ def test_scenes_stay_at_home_unless_asked_for(region: RegionFolder, tmp_path: Pa
     assert not list((tmp_path / "light/scenes").glob("*.tif"))
     told = "".join(path.read_text("utf-8") for path in (tmp_path / "light").rglob("*.json"))
     assert str(tmp_path) not in told and "file://" not in told
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_scene_without_a_date_that_names_local_files(
+    scenes: list[Path], bright_model: Path, make_region: MakeRegion, tmp_path: Path
+) -> None:
+    left = scenes[0].rename(scenes[0].with_name("left side.tif"))
+    rasterio.shutil.copy(left, tmp_path / "left side.vrt", driver="VRT")
+    region = init_region(
+        tmp_path / "regions" / "plain", None, None, str(bright_model), [str(tmp_path / "left side.vrt")]
+    )
+    change(region, block=128, threads=1)
+    assert not run_region(region, Choice(workers=0)).failures
+    export_catalogue(region, tmp_path / "stac", log=tmp_path / "log.jsonl", with_scenes=True, **FOR)
+    for path, content in objects(tmp_path / "stac"):
+        assert not broken(content, False, tmp_path), path.name
+    times = {pystac.read_file(str(path)).properties["datetime"] for path in (tmp_path / "stac/scores").glob("l*.json")}
+    assert times == {region_start(region)}
+    assert not list((tmp_path / "stac").rglob("*.vrt"))
+    with rasterio.open(next((tmp_path / "stac/scenes").glob("*.tif"))) as copy, rasterio.open(left) as own:
+        assert copy.driver == "GTiff" and (copy.read() == own.read()).all() and copy.files == [copy.name]
+
+
+def region_start(region: RegionFolder) -> str:
+    latest = region.latest_run()
+    assert latest is not None
+    return str(json.loads(latest.description.read_text("utf-8"))["started"])
+
+
+def test_only_addresses_others_can_fetch_are_addresses() -> None:
+    for local in ("/data/a.tif", "file:///home/ana/a.tif", "FILE:///a.tif", "/vsizip//home/ana/a.zip/a.tif"):
+        assert not _is_address(local)
+    assert _is_address("https://example.org/a.tif") and _is_address("/vsicurl/https://example.org/a.tif")
+    assert _local("file:///home/jane%20doe/a.tif") == Path("/home/jane doe/a.tif")
 
 
 def test_it_is_marked_as_precise_and_on_record(catalogue: Path, tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ def imputed_counts(
 
     With votes, truths are drawn from what all votes say of tiles and reviewers together
     (`geoslave.estimate.reviewers`); with a column `probability`, tile by tile with that probability. A tile
-    that holds sites has n_sites of them, or one where n_sites is 0.
+    that holds sites has n_sites of them, or one where n_sites is 0. What a coordinator settled (`status` settled,
+    `answer` yes or no) is held fast, whatever the votes say.
     """
     counts = sample.table["n_sites"].to_numpy(float)
     if votes is None and "probability" not in sample.table:
@@ -157,12 +158,21 @@ def imputed_counts(
     if votes is not None:
         from geoslave.estimate.reviewers import draw_truths, tally
 
-        yes = draw_truths(tally(votes, gold, sample.table["tile_id"]), sample.stratum, N_IMPUTATIONS, seed)
+        told = tally(votes, gold, sample.table["tile_id"], _settled(sample.table))
+        yes = draw_truths(told, sample.stratum, N_IMPUTATIONS, seed)
     else:
         probability = sample.table["probability"].to_numpy(float)
         probability = np.where(np.isnan(probability), (counts > 0).astype(float), probability)
         yes = np.random.default_rng(seed).random((N_IMPUTATIONS, len(counts))) < probability
     return yes * np.maximum(counts, 1.0)
+
+
+def _settled(table: pd.DataFrame) -> Floats | None:
+    """[n], 1 or 0 where a coordinator said yes or no; else NaN."""
+    if not {"status", "answer"} <= set(table):
+        return None
+    said = table["answer"].map({"yes": 1.0, "no": 0.0}).to_numpy(float)
+    return np.where((table["status"] == "settled").to_numpy(bool), said, np.nan)
 
 
 # ---------------------------------------------------------------- one method each

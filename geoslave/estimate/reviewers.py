@@ -5,7 +5,8 @@ it does not); each stratum has a share of tiles with sites. All of it is unknown
 sampling together with the truths (Joseph, Gyorkos and Coupal 1995, Am. J. Epidemiology 141), so that a
 count made from the draws carries the doubt about tiles *and* about reviewers. Tiles of known answer
 (gold) fix their truth and so measure the reviewers. Where sites are rare this matters most: with a
-specificity of 0.95 a majority of three still invents 7 sites in 1,000 empty tiles.
+specificity of 0.95 a majority of three still invents 7 sites in 1,000 empty tiles. What a coordinator
+settled is held fast in the same way.
 
 Reviewers are taken to err independently of each other, and alike in all strata.
 """
@@ -43,13 +44,15 @@ class Tally:
     """1 where the reviewer said yes or no."""
     known: Floats
     """[gold tiles], their truth, 0 or 1."""
+    settled: Floats
+    """[n_sampled], the truth where a coordinator settled it, 0 or 1; else NaN."""
 
     @property
     def n_sampled(self) -> int:
         return len(self.yes) - len(self.known)
 
 
-def tally(votes: pd.DataFrame, gold: pd.DataFrame | None, tiles: pd.Series) -> Tally:
+def tally(votes: pd.DataFrame, gold: pd.DataFrame | None, tiles: pd.Series, settled: Floats | None = None) -> Tally:
     """Count votes on the sampled tiles and the gold ones; votes on other tiles are left out.
 
     Args:
@@ -57,9 +60,11 @@ def tally(votes: pd.DataFrame, gold: pd.DataFrame | None, tiles: pd.Series) -> T
             one reviewer on one tile counts.
         gold: `tile_id, answer`.
         tiles: the sampled tiles.
+        settled: as `Tally.settled`; such a tile needs no vote, and its votes measure the reviewers.
 
     Raises:
-        EstimateError: if a column is missing, an answer is not understood, or a sampled tile has no vote.
+        EstimateError: if a column is missing, an answer is not understood, or a sampled tile has no vote and was
+            not settled.
     """
     for column in ("tile_id", "reviewer", "answer"):
         if column not in votes:
@@ -76,13 +81,14 @@ def tally(votes: pd.DataFrame, gold: pd.DataFrame | None, tiles: pd.Series) -> T
         there = row >= 0
         yes[offset + row[there], who[there]] = said[there]
         cast[offset + row[there], who[there]] = 1
-    silent = np.flatnonzero(cast[: len(tiles)].sum(1) == 0)
+    fixed = np.full(len(tiles), np.nan) if settled is None else settled
+    silent = np.flatnonzero((cast[: len(tiles)].sum(1) == 0) & np.isnan(fixed))
     if len(silent):
         raise EstimateError(
             f"{len(silent)} reviewed tiles have no vote (the first: {ids[silent[0]]}): give all votes, or leave the "
             "tiles' n_sites empty"
         )
-    return Tally(yes, cast, known.to_numpy(float))
+    return Tally(yes, cast, known.to_numpy(float), fixed)
 
 
 def draw_truths(votes: Tally, stratum: Index, m: int = 200, seed: int = 0) -> NDArray[np.bool_]:
@@ -93,7 +99,9 @@ def draw_truths(votes: Tally, stratum: Index, m: int = 200, seed: int = 0) -> ND
     """
     rng = np.random.default_rng(seed)
     n, n_strata = votes.n_sampled, int(stratum.max(initial=0)) + 1
+    held = np.flatnonzero(~np.isnan(votes.settled))
     truth = np.concatenate([votes.yes[:n].sum(1) * 2 > votes.cast[:n].sum(1), votes.known]).astype(float)
+    truth[held] = votes.settled[held]
     size = np.bincount(stratum, minlength=n_strata).astype(float)
     no = votes.cast - votes.yes
     kept = np.empty((m, n), bool)
@@ -105,6 +113,7 @@ def draw_truths(votes: Tally, stratum: Index, m: int = 200, seed: int = 0) -> ND
         weight = np.log(np.stack([sensitivity / (1 - specificity), (1 - sensitivity) / specificity]))
         odds = votes.yes[:n] @ weight[0] + no[:n] @ weight[1] + np.log(share / (1 - share))[stratum]
         truth[:n] = rng.random(n) < 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
+        truth[held] = votes.settled[held]
         if step >= _BURN_IN and (step - _BURN_IN) % _THIN == 0:
             kept[(step - _BURN_IN) // _THIN] = truth[:n] > 0
     return kept

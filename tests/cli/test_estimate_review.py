@@ -73,6 +73,26 @@ def test_the_tables_of_a_consensus_say_the_same(audit: Path, run: Run, tmp_path:
     assert json.loads(printed)["total"]["value"] == pytest.approx(17, abs=1)
 
 
+def test_a_coordinator_has_the_last_word(run: Run, tmp_path: Path) -> None:
+    """Of 40 tiles 10 hold a site, by everybody's word; nobody can tell of two, and of two all say the wrong thing."""
+    review = tmp_path / "review"
+    add(review, "search", "work", "flagged 1", 1.0, [None, None, 1, 0, *[1] * 9, *[0] * 27])
+    frame = pd.DataFrame({"tile_id": [f"flagged 1 {k}" for k in range(40)], "n_flagged": 1, "stratum": "flagged 1"})
+    frame.to_csv(review / "frame.csv", index=False)
+    with open_store(review / "review.sqlite") as store:
+        chief = store.add_reviewer("Chief", "coordinator")
+        for k, said in enumerate(("yes", "no", "no", "yes")):
+            store.settle(f"sflagged-1-{k}", chief, said)
+    status, printed, err = run("estimate", "count", "--review", review, "--json")
+    assert status == 0, err
+    assert json.loads(printed)["total"]["value"] == pytest.approx(11, abs=0.2)
+    assert run("review", "consensus", review, "--out", tmp_path / "said")[0] == 0
+    tables = (review / "frame.csv", tmp_path / "said" / "tiles.csv", "--votes", tmp_path / "said" / "votes.csv")
+    status, printed, err = run("estimate", "count", *tables, "--json")
+    assert status == 0, err
+    assert json.loads(printed)["total"]["value"] == pytest.approx(11, abs=0.2)
+
+
 def test_areas_come_from_the_places_of_the_tasks(audit: Path, run: Run, tmp_path: Path) -> None:
     halves = [shapely.box(79, 19, 80.199, 21), shapely.box(80.199, 19, 90, 21)]
     gpd.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs=4326).to_file(tmp_path / "halves.gpkg")

@@ -78,3 +78,15 @@ def test_gold_tiles_measure_a_reviewer_who_says_yes_to_everything() -> None:
 def test_bad_votes_are_refused(votes: pd.DataFrame, gold: pd.DataFrame | None, said: str) -> None:
     with pytest.raises(EstimateError, match=said):
         tally(votes, gold, pd.Series([str(k) for k in range(20)]))
+
+
+def test_what_was_settled_stays_whatever_the_votes_say() -> None:
+    votes = voted(rare(200))
+    settled = np.full(200, np.nan)
+    settled[:3] = (1.0, 0.0, 1.0)
+    votes = votes[votes["tile_id"] != "2"]
+    tiles = pd.Series([f"{k}" for k in range(200)])
+    yes = draw_truths(tally(votes, None, tiles, settled), np.zeros(200, int), m=20)
+    assert yes[:, 0].all() and not yes[:, 1].any() and yes[:, 2].all()
+    with pytest.raises(EstimateError, match="1 reviewed tiles have no vote"):
+        tally(votes, None, tiles)

@@ -61,8 +61,12 @@ def _told(path: Path, tree: yaml.MappingNode, problem: Any, known: Sequence[str]
     setting = str(where[0]) if where else ""
     line = _line(tree, where)
     place = f"{path}, line {line}" if line else str(path)
+    if problem["type"] == "extra_forbidden" and len(where) > 1:
+        return f"{place}: '{where[-1]}' is no setting of {setting}: take it out"
     if problem["type"] == "extra_forbidden":
         return f"{place}: '{setting}' is no setting{suggestion(setting, known)}"
+    if problem["type"] == "missing" and len(where) > 1 and isinstance(where[-1], str):
+        return f"{place}: {setting} lacks '{where[-1]}': add it"
     if problem["type"] == "missing":
         return f"{path}: '{setting}' is missing: add a line  {setting}: ..."
     if problem["type"] == "literal_error":

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import label, maximum_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoslave.errors import GeoslaveError, ModelError
+from geoslave.errors import ModelError
 from geoslave.imagery.scaling import Radiometry, Scaling, coefficients, scale, scene_statistics
 from geoslave.labels.split import named
 from geoslave.model.augment import display
@@ -45,6 +44,7 @@ from geoslave.model.predict import Network
 from geoslave.model.recipe import Place, Rendered, TrainConfig, load_config
 from geoslave.model.sampling import draw_batch
 from geoslave.model.trainingdata import TrainScene, load_data
+from geoslave.settings import read_settings
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -108,16 +108,9 @@ def load_gate_config(path: Path) -> GateConfig:
     """Read a configuration (YAML).
 
     Raises:
-        GeoslaveError: naming the first setting that is wrong.
+        GeoslaveError: that names the line, what is wrong with it, and what may have been meant.
     """
-    try:
-        return GateConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GeoslaveError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): mend it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
-        raise GeoslaveError(f"{path}: {where}: {first['msg']}; change it and run again") from error
+    return read_settings(path, GateConfig, "configs/kiln-s2-gate.yaml shows one")
 
 
 # --- the network ---------------------------------------------------------------------------------

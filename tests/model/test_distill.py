@@ -194,5 +194,8 @@ def test_the_command_refuses_to_overwrite_before_it_trains(config: GateConfig, t
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text(json.dumps({"model": "m", "recipe": "r", "version": "1", "recal": 0.9}))
-    with pytest.raises(GeoslaveError, match="recal"):
+    with pytest.raises(GeoslaveError, match=r"line 1: 'recal' is no setting: did you mean 'recall'\?"):
+        load_gate_config(tmp_path / "gate.yaml")
+    (tmp_path / "gate.yaml").write_text("model: m\nrecipe: r\nversion: '1'\nvalidation:\n  scene: [a]\n")
+    with pytest.raises(GeoslaveError, match="line 5: 'scene' is no setting of validation"):
         load_gate_config(tmp_path / "gate.yaml")

@@ -5,7 +5,7 @@
       model.safetensors   the weights (never pickle)
       model.onnx          the same network as a graph, with scores in [0, 1] as output
       README.md           the card: intended use, data, licence, figures, limits
-    gate.onnx           optional: a light network that says where the other need look (see `model.gate`)
+      gate.onnx           optional: a light network that says where the other need look (see `model.gate`)
 
 `model.json` carries the hash of each of these networks; a file that does not match is refused.
 """

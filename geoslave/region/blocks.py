@@ -16,6 +16,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from geoslave.detect import Request, stored_thresholds
@@ -26,12 +27,12 @@ from geoslave.imagery.aoi import read_aoi
 from geoslave.imagery.geotiff import SMALL_CACHE, gdal_environment
 from geoslave.imagery.patient import RemoteScene
 from geoslave.imagery.raster import SCORE_NODATA, encode_scores, window_geobox
-from geoslave.model.gate import gate_mark, gated
-from geoslave.model.package import ModelPackage, open_package
+from geoslave.model.gate import gated
+from geoslave.model.package import ModelPackage, ModelSpec, open_package
 from geoslave.model.predict import Network, Predictor, load_network, predict_cells
 from geoslave.region.config import RegionConfig
 from geoslave.region.grids import GridRecord, Input, area_on, chips, ground, measure, open_input
-from geoslave.region.layout import RunFolder, read_json, sha256, write_json, write_whole
+from geoslave.region.layout import RunFolder, digest, read_json, sha256, write_json, write_whole
 from geoslave.region.records import pack, scores_geotiff, write_record
 from geoslave.region.stamps import refuse_replaced
 
@@ -81,23 +82,35 @@ def open_job(run: RunFolder) -> Job:
     """Open a run by its folder.
 
     Raises:
-        GeoslaveError: if its description is damaged or its model was changed.
+        GeoslaveError: if its description is damaged, its area is gone, or its model was changed.
     """
     told = read_json(run.description)
     if told is None:
         raise GeoslaveError(f"{run.description} is missing or damaged: run again, it is made again")
+    config = RegionConfig.read_again(told["config"])
     package = open_package(told["model"]["folder"])
-    gate = told["model"].get("gate")
-    if package.checksum != told["model"]["sha256"] or gate not in (None, gate_mark(package)):
+    if told["model"]["sha256"] != package.checksum or told["model"].get("spec") != spec_mark(package, config.gate):
         raise ModelError(f"{package.folder} was replaced since the run began: run again, a new run begins with it")
+    if config.aoi is not None and not run.aoi.is_file():
+        raise GeoslaveError(f"{run.aoi} is gone, the area the run looked at: delete {run.path}, then run again")
     return Job(
         run=run,
-        config=RegionConfig.read_again(told["config"]),
+        config=config,
         package=package,
         inputs={one["name"]: Input.from_dict(one) for one in told["inputs"]},
         started=told["started"],
-        aoi=read_aoi(run.aoi) if run.aoi.exists() else None,
+        aoi=None if config.aoi is None else read_aoi(run.aoi),
     )
+
+
+def spec_facts(package: ModelPackage, gate: bool) -> dict[str, Any]:
+    """What a result depends on of a model's description, as plain values; of its gate where that is used."""
+    return package.spec.model_dump(mode="json", exclude=None if gate else {"gate"})
+
+
+def spec_mark(package: ModelPackage, gate: bool) -> str:
+    """Changes when `spec_facts` do."""
+    return digest(spec_facts(package, gate))
 
 
 def measure_grid(task: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +138,7 @@ def run_block(task: dict[str, Any]) -> dict[str, Any]:
     worker = _worker(task)
     job, record = worker.job, worker.record(task["grid"])
     block = record.block(task["row"], task["col"])
-    stamps = record.stamps_under(block.read)
+    stamps = record.stamps_under(looked_at(block, job.package.spec))
     try:
         refuse_replaced(stamps, on_disk_only=True)
         stored, n_chips, n_empty = _scores(worker, record, block, task.get("threads"))
@@ -148,6 +161,12 @@ def run_block(task: dict[str, Any]) -> dict[str, Any]:
     }
     write_record(job.run, record.name, block.name, facts, pack(found))
     return facts
+
+
+def looked_at(block: Cell, spec: ModelSpec) -> Window:
+    """What the chips of a block read, at most: its pixels and their halo, in whole steps of the network."""
+    core, margin = block.core, spec.halo + spec.stride
+    return Window(core.col_off - margin, core.row_off - margin, core.width + 2 * margin, core.height + 2 * margin)
 
 
 def _scores(
@@ -223,8 +242,8 @@ class _Worker:
     def network(self, threads: int | None) -> Network:
         """The model's network, one for all threads of this process."""
         package, config = self.job.package, self.job.config
-        gate = gate_mark(package) if config.gate else None
-        key = json.dumps([str(package.folder), package.checksum, gate, config.backend, threads])
+        spec = spec_mark(package, config.gate)
+        key = json.dumps([str(package.folder), package.checksum, spec, config.gate, config.backend, threads])
         with _LOADING:
             if key not in _NETWORKS:
                 _NETWORKS.clear()

@@ -8,7 +8,7 @@ while a run goes on is noticed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Day
 from pathlib import Path
@@ -36,12 +36,11 @@ from geoslave.imagery.geotiff import (
     shown_path,
 )
 from geoslave.imagery.patient import open_any_scene
+from geoslave.imagery.scenefolder import RASTERS
 from geoslave.model.package import ModelSpec
 from geoslave.region.config import RegionConfig
-from geoslave.region.layout import RegionFolder, sha256
+from geoslave.region.layout import RegionFolder, digest, sha256
 from geoslave.region.stamps import ReplacedScene, stamp, stamps
-
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,11 @@ class GridRecord:
         """A block as a cell."""
         return block_at(self.shape, self.block_px, row, col)
 
+    def outline(self, window: rasterio.windows.Window) -> shapely.Polygon:
+        """A window of the grid as a polygon in the grid's CRS."""
+        affine = self.geobox.affine
+        return shapely.transform(window_box(window), lambda xy: np.column_stack(affine @ (xy[:, 0], xy[:, 1])))
+
     def stamps_under(self, window: rasterio.windows.Window) -> dict[str, str]:
         """Of the files that have pixels in a window."""
         bottom, right = window.row_off + window.height, window.col_off + window.width
@@ -138,6 +142,12 @@ class GridRecord:
         }
         fields["blocks"] = tuple((row, col) for row, col in told["blocks"])
         return GridRecord(**fields)
+
+
+def window_box(window: rasterio.windows.Window) -> shapely.Polygon:
+    """A window as a polygon in pixel coordinates (x, y)."""
+    left, top = window.col_off, window.row_off
+    return shapely.box(left, top, left + window.width, top + window.height)
 
 
 def block_at(shape: tuple[int, int], block_px: int, row: int, col: int) -> Cell:
@@ -315,9 +325,10 @@ def _stamps(given: Input, config: RegionConfig, spec: ModelSpec, items: Path | N
         chosen = _chosen(given, items)
         for item in chosen:
             _refuse_changed(item)
-        return stamps(file for item in chosen for file in item_files(item, config, spec))
+        read = (file for item in chosen for file in item_files(item, config, spec))
+        return stamps(inside for file in read for inside in (_files(file) if _shows_others(file) else [file]))
     found = stamps(_files(given.path))
-    if found.get(given.path, given.stamp) != given.stamp:
+    if given.stamp not in (found[given.path], _together(found)):
         raise ReplacedScene(f"{shown_path(given.path)} was replaced since the run began: run again, a new one begins")
     return found
 
@@ -373,7 +384,29 @@ def _chosen(given: Input, items: Path) -> list[Any]:
     from geoslave.imagery.catalog import load_items
 
     wanted = set(given.items)
-    return [item for item in load_items(items) if item.id in wanted]
+    found = [item for item in load_items(items) if item.id in wanted]
+    if len(found) < len(wanted):
+        lost = sorted(wanted - {item.id for item in found})
+        raise GeoslaveError(f"{items} lacks {', '.join(lost[:3])}, of this run: delete {items.parent}, then run again")
+    return found
+
+
+def own_stamp(path: str) -> str:
+    """A scene's stamp: its file's, or what changes when a VRT does or any file that it shows.
+
+    Raises:
+        SceneError: as `stamps.stamp`.
+    """
+    return _together(stamps(_files(path))) if _shows_others(path) else stamp(path)
+
+
+def _shows_others(path: str) -> bool:
+    return path.lower().endswith(".vrt")
+
+
+def _together(found: Mapping[str, str]) -> str:
+    """One stamp of several files; it does not change when all are moved."""
+    return digest(*found.values())
 
 
 def _files(path: str) -> list[str]:
@@ -390,7 +423,7 @@ def _files(path: str) -> list[str]:
 
 def _scene_inputs(paths: Sequence[str]) -> tuple[Input, ...]:
     names = _unique([_safe(name) for name in scene_ids(paths)])
-    return tuple(Input(name, path, (), None, stamp(path)) for name, path in zip(names, paths, strict=True))
+    return tuple(Input(name, path, (), None, own_stamp(path)) for name, path in zip(names, paths, strict=True))
 
 
 def _items(region: RegionFolder, config: RegionConfig) -> list[Any]:
@@ -430,7 +463,7 @@ def _single_inputs(item: Any, name: str, spec: ModelSpec) -> Iterator[Input]:
 
     path = _own_file(item)
     if path is not None:
-        yield Input(name, path, (), None, stamp(path))
+        yield Input(name, path, (), None, own_stamp(path))
         return
     own = item_geobox(item, spec.gsd_m)
     if own is not None and 1 / SAME_GSD <= max(ground_sampling_distance(own)) / spec.gsd_m <= SAME_GSD:
@@ -443,7 +476,10 @@ def _single_inputs(item: Any, name: str, spec: ModelSpec) -> Iterator[Input]:
 def _item_input(name: str, items: Sequence[Any], geobox: GeoBox, part: str | None) -> Input:
     content = [item.to_dict(include_self_link=False, transform_hrefs=False) for item in items]
     place = ((int(geobox.shape[0]), int(geobox.shape[1])), tuple(geobox.affine)[:6], str(geobox.crs))
-    return Input(name, None, tuple(item.id for item in items), place, sha256(repr(content).encode()), part)
+    files = {str(one.get_absolute_href() or one.href) for item in items for one in item.assets.values()}
+    vrts = sorted(file for file in files if _shows_others(file) and Path(file).is_file())
+    told = [content, *map(own_stamp, vrts)] if vrts else content
+    return Input(name, None, tuple(item.id for item in items), place, sha256(repr(told).encode()), part)
 
 
 def _own_file(item: Any) -> str | None:

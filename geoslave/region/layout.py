@@ -4,17 +4,18 @@
       region.yaml  region.schema.json  aoi.geojson  scenes/ (STAC items)  addresses.json  blocks.geojson  lock
       runs/<date>_<digest>/
         run.json                 what was asked, with versions and hashes
-        aoi.geojson              as it was when the run began
+        aoi.geojson  items/      area and STAC items as they were when the run began
         grids/<grid>.json        one grid's place, scaling and blocks
         scores/<grid>/r003c017.tif   stored scores of the block's core
         objects/<grid>/r003c017.objects  what the block found; it being there means the block is done
         failed/<grid>-r003c017.json
         progress.json  log.jsonl  workers.log
-        detections.gpkg ...
+        detections.gpkg ...  qgis/
 
-A file appears under its final name only when it is complete. Files of which there are few are on the
-disk by then; those of blocks are when the run ends (`settle`). Every file of a block carries or is
-named with its SHA-256: what does not match, after a power cut too, is made again.
+A file appears under its final name only when it is complete. What a run begins with is on the disk
+before run.json says that it has begun, and so is each grid; files of blocks are when the run ends
+(`settle`). Every file of a block carries its SHA-256 or is named with it in another: what does not
+match, after a power cut too, is made again. For progress.json and blocks.geojson nobody waits.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ REGIONS = "regions"
 """The folder of regions, where none is named."""
 FORMAT = 2
 """Of what a run keeps on disk; a later one starts anew."""
+_DRAFT = ".~"
+"""How the name of a file in the making begins."""
+
+
+class AlreadyRunning(GeoslaveError):
+    """Another process has the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +147,15 @@ class RunFolder:
 
     def remove_drafts(self) -> None:
         """Take away what a killed run left in the making."""
-        for folder in (self.path, self.grids, *self._block_folders()):
+        for folder in (self.path, self.grids, self.failures, *self._block_folders()):
             with suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".~") and entry.is_file():
+                    if entry.name.startswith(_DRAFT) and entry.is_file():
                         Path(entry.path).unlink(missing_ok=True)
+
+    def count_done(self) -> int:
+        """Blocks that have left their objects."""
+        return sum(1 for _ in whole_files(self.path / "objects", "*/*.objects"))
 
     def _block_folders(self) -> Iterator[Path]:
         for kind in ("scores", "objects"):
@@ -166,6 +177,11 @@ def find_region(name: str, regions: str | Path = REGIONS) -> RegionFolder:
     )
 
 
+def whole_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """The files under a folder that fit a pattern, without those in the making."""
+    return (path for path in folder.glob(pattern) if not path.name.startswith(_DRAFT))
+
+
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file that is complete under its name, or absent; an older one of that name is replaced.
 
@@ -177,7 +193,7 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     Raises:
         OutputError: if the disk refuses.
     """
-    draft = path.with_name(f".~{uuid4().hex[:8]}-{path.name}")
+    draft = path.with_name(f"{_DRAFT}{uuid4().hex[:8]}-{path.name}")
     try:
         try:
             file = draft.open("wb")
@@ -250,7 +266,7 @@ def locked(region: RegionFolder) -> Iterator[None]:
     """Let one run work on a region; the lock of a process that has died is free.
 
     Raises:
-        GeoslaveError: if another run has it, with its process.
+        AlreadyRunning: if another run has it, with its process.
         OutputError: if the folder cannot be written to.
     """
     try:
@@ -259,7 +275,7 @@ def locked(region: RegionFolder) -> Iterator[None]:
         raise OutputError(f"{region.lock} cannot be written ({error.strerror}): choose another folder") from error
     with file:
         if not _take_soon(file):
-            raise GeoslaveError(
+            raise AlreadyRunning(
                 f"region {region.name} is being run already by {_owner(region)}: "
                 f"watch it with  geoslave region status {region.name}"
             )

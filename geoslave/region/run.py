@@ -19,17 +19,15 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from geoslave import __version__
 from geoslave.detections.measure import to_wgs84
 from geoslave.errors import GeoslaveError, ModelError, OutputError
 from geoslave.imagery.aoi import aoi_on, read_aoi
-from geoslave.model.gate import gate_mark
 from geoslave.model.package import ModelPackage, open_package
 from geoslave.model.predict import usable_cores
-from geoslave.region.blocks import Job, measure_grid, open_job, run_block
+from geoslave.region.blocks import Job, measure_grid, open_job, run_block, spec_facts, spec_mark
 from geoslave.region.config import RegionConfig, read_config
 from geoslave.region.engine import (
     DaskEngine,
@@ -41,7 +39,7 @@ from geoslave.region.engine import (
     ProcessEngine,
     SerialEngine,
 )
-from geoslave.region.grids import GridRecord, Input, addressed_files, block_side, find_inputs
+from geoslave.region.grids import GridRecord, Input, addressed_files, block_side, find_inputs, window_box
 from geoslave.region.layout import (
     FORMAT,
     RegionFolder,
@@ -51,6 +49,7 @@ from geoslave.region.layout import (
     read_json,
     settle,
     sha256,
+    whole_files,
     write_json,
     write_whole,
 )
@@ -180,13 +179,14 @@ def prepare(region: RegionFolder, *, look: bool = False, gate: bool = True) -> J
     mark = digest(
         FORMAT,
         {**config.of_the_result(), "model": None, "aoi": sha256(aoi_bytes), "scenes": None},
-        [package.checksum, package.spec.model_dump(mode="json", exclude=None if config.gate else {"gate"})],
+        [package.checksum, spec_facts(package, config.gate)],
         [one.to_dict() | {"path": None} for one in inputs],
         block_side(config, package.spec),
         *_versions(region, addressed_files(region, config, package.spec, inputs), look),
     )
     run = region.run(mark)
-    if read_json(run.description) is None:
+    told = read_json(run.description)
+    if told is None or "spec" not in told["model"]:  # none, or of an earlier version: what is done stays
         _begin(region, run, config, package, inputs, aoi_file)
     return open_job(run)
 
@@ -248,24 +248,25 @@ def write_blocks(region: RegionFolder, job: Job) -> None:
 
 
 def _blocks_head(job: Job) -> str:
-    """How blocks.geojson begins."""
-    return f'{{"type": "FeatureCollection", "name": "blocks", "run": {json.dumps(job.run.path.name)}, "features": ['
+    """How blocks.geojson begins; it changes when blocks are done."""
+    told = {"type": "FeatureCollection", "name": "blocks", "run": job.run.path.name, "done": job.run.count_done()}
+    return json.dumps(told)[:-1] + ', "features": ['
 
 
 def _shows_blocks_of(region: RegionFolder, job: Job) -> bool:
-    """True if blocks.geojson is of this run."""
+    """True if blocks.geojson is of this run as it is now."""
     with suppress(OSError), region.blocks.open(encoding="utf-8") as file:
         return file.readline().rstrip("\n") == _blocks_head(job)
     return False
 
 
 def _block_features(job: Job) -> Iterator[dict[str, Any]]:
-    failed = {path.stem for path in job.run.failures.glob("*.json")}
+    failed = {path.stem for path in whole_files(job.run.failures, "*.json")}
     for record in known_records(job).values():
-        done = {path.stem for path in job.run.objects(record.name, "x").parent.glob("*.objects")}
+        done = {path.stem for path in whole_files(job.run.objects(record.name, "x").parent, "*.objects")}
         for start in range(0, len(record.blocks), _BLOCKS_AT_ONCE):
             blocks = [record.block(row, col) for row, col in record.blocks[start : start + _BLOCKS_AT_ONCE]]
-            outlines = np.array([_placed(_outline(block.core), record) for block in blocks], object)
+            outlines = np.array([record.outline(block.core) for block in blocks], object)
             for block, shape in zip(blocks, to_wgs84(outlines, record.geobox.crs.proj), strict=True):
                 failure = f"{record.name}-{block.name}" in failed
                 state = "done" if block.name in done else "failed" if failure else "to do"
@@ -291,7 +292,7 @@ class _Running:
         done = check_blocks(self.job.run, chosen)
         for row in done.values():
             self.tell.count(row)
-        self._forget_failures(chosen, done)
+        self._forget_failures(chosen)
         pending = [block for block in chosen if block[:3] not in done]
         self.tell.begin_blocks(len(chosen), sum(_pixels(records[b[0]], b) for b in pending), self.engine.workers)
         self.log("blocks", chosen=len(chosen), done=len(done), pending=len(pending))
@@ -329,15 +330,15 @@ class _Running:
             within = None if self.choice.only is None else _only_on(self.choice.only, record)
             for row, col in record.blocks:
                 block = record.block(row, col)
-                if within is not None and not within.intersects(_outline(block.core)):
+                if within is not None and not within.intersects(window_box(block.core)):
                     left_out += not self.job.run.objects(record.name, block.name).exists()
                     continue
                 chosen.append((record.name, row, col, block.name))
         return chosen, left_out
 
-    def _forget_failures(self, chosen: Sequence[tuple[str, int, int, str]], done: Mapping[Any, Any]) -> None:
+    def _forget_failures(self, chosen: Sequence[tuple[str, int, int, str]]) -> None:
         """What failed before and is done by now, or will be tried again, is no failure."""
-        standing = {path.stem for path in self.job.run.failures.glob("*.json")}
+        standing = {path.stem for path in whole_files(self.job.run.failures, "*.json")}
         for grid, _, _, block in chosen if standing else ():
             if f"{grid}-{block}" in standing:
                 self.job.run.failed(f"{grid}-{block}").unlink(missing_ok=True)
@@ -504,6 +505,7 @@ def _begin(
         write_whole(run.aoi, aoi_file.read_bytes())
     if any(one.items for one in inputs):
         _keep_items(region, config, run.path / "items")
+    settle(run.path)  # a run that says it has begun has all it began with, after a power cut too
     write_json(
         run.description,
         {
@@ -514,7 +516,7 @@ def _begin(
                 "folder": str(package.folder.absolute()),
                 "id": package.model_id,
                 "sha256": package.checksum,
-                "gate": gate_mark(package) if config.gate else None,
+                "spec": spec_mark(package, config.gate),
             },
             "inputs": [one.to_dict() for one in inputs],
             "started": _now(),
@@ -552,16 +554,6 @@ def _only_on(only: tuple[float, float, float, float], record: GridRecord) -> Bas
     area = aoi_on(gpd.GeoSeries([shapely.box(*only)], crs="OGC:CRS84"), record.geobox)
     shapely.prepare(area)
     return area
-
-
-def _outline(core: Window) -> BaseGeometry:
-    """A window in pixel coordinates."""
-    return shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
-
-
-def _placed(shape: BaseGeometry, record: GridRecord) -> BaseGeometry:
-    affine = record.geobox.affine
-    return shapely.transform(shape, lambda xy: np.column_stack(affine @ (xy[:, 0], xy[:, 1])))
 
 
 def _pixels(record: GridRecord, block: tuple[str, int, int, str]) -> int:

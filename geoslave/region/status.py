@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from geoslave.errors import GeoslaveError
-from geoslave.region.layout import RegionFolder, is_running, read_json
+from geoslave.region.layout import RegionFolder, is_running, read_json, whole_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def region_status(region: RegionFolder) -> Status:
         )
     running = is_running(region)
     told = read_json(run.progress) or {}
-    blocks = sum(len(grid["blocks"]) for path in sorted(run.grids.glob("*.json")) if (grid := read_json(path)))
-    done = sum(1 for _ in (run.path / "objects").glob("*/*.objects"))
-    failed = tuple(one for path in sorted(run.failures.glob("*.json")) if (one := read_json(path)))
+    blocks = sum(len(grid["blocks"]) for path in whole_files(run.grids, "*.json") if (grid := read_json(path)))
+    done = run.count_done()
+    failed = tuple(one for path in sorted(whole_files(run.failures, "*.json")) if (one := read_json(path)))
     stage = str(told.get("stage", "starting"))
     if not running and stage not in ("done", "stopped"):
         stage = "stopped"

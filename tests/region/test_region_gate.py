@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 from click.testing import CliRunner
 
 from geoslave.cli.main import cli
-from geoslave.region.layout import RegionFolder
+from geoslave.errors import ModelError
+from geoslave.model.package import Thresholds, describe
+from geoslave.region.layout import RegionFolder, read_json, write_json
+from geoslave.region.publish import export_region
 from geoslave.region.run import Choice, run_region
 from geoslave.region.setup import init_region
-from tests.factories import dark_field, with_kilns, write_bright_model
+from tests.factories import bright_spec, dark_field, with_kilns, write_bright_model
 from tests.gates import write_gated_model
 
 
@@ -84,3 +89,33 @@ def test_a_model_without_a_gate_runs_as_it_did(make_scene, tmp_path) -> None:  #
     region = made(tmp_path / "regions" / "bihar", scene_of(make_scene), write_bright_model(tmp_path / "bright"))
     runs = [run_region(region, Choice(workers=0, gate=gate)) for gate in (True, False)]
     assert not runs[0].gate and runs[0].run.path == runs[1].run.path and runs[1].done_now == 0
+
+
+def test_a_model_whose_description_was_changed_is_another_model(make_scene, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = write_bright_model(tmp_path / "bright")
+    region = made(tmp_path / "regions" / "bihar", scene_of(make_scene), model)
+    first = run_region(region, Choice(workers=0))
+    described = (model / "model.json").read_text()
+    describe(model, bright_spec(thresholds=Thresholds(high=0.6, low=0.3)))
+    with pytest.raises(ModelError, match="was replaced since the run began"):
+        export_region(region)
+    (model / "model.json").write_text(described)
+    assert export_region(region).n_confident > 0
+    shutil.rmtree(model)
+    write_gated_model(model)  # a gate is added: the run looked everywhere
+    with pytest.raises(ModelError, match="was replaced since the run began"):
+        export_region(region)
+    second = run_region(region, Choice(workers=0))
+    assert second.gate and second.run != first.run and export_region(region).n_confident > 0
+
+
+def test_a_run_begun_by_an_earlier_version_goes_on(make_scene, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    region = made(tmp_path / "regions" / "bihar", scene_of(make_scene), write_bright_model(tmp_path / "bright"))
+    run = run_region(region, Choice(workers=0)).run
+    told = read_json(run.description)
+    assert told is not None
+    told["model"] = {**told["model"], "gate": None}
+    del told["model"]["spec"]
+    write_json(run.description, told)
+    again = run_region(region, Choice(workers=0))
+    assert again.run == run and again.done_now == 0 < again.done_before

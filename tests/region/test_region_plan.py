@@ -7,10 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from geoslave.region.plan import Steps, plan_region
-from geoslave.region.run import Choice, run_region
+from geoslave.model.predict import load_network
+from geoslave.region.blocks import measure_grid
+from geoslave.region.plan import Steps, _places, _time_chip, plan_region
+from geoslave.region.run import Choice, known_records, prepare, run_region
 from geoslave.region.setup import init_region
 from tests.region.conftest import MakeRegion, change, country
 
@@ -34,6 +37,26 @@ def test_a_plan_counts_what_the_run_does(make_region: MakeRegion, run: Run, scen
     assert again["blocks_done"] == again["blocks"] and again["hours"] == again["disk_gb"] == 0
     status, out, _ = run(*command[:-1])
     assert status == 0 and "km²" in out and "slowest" in out
+
+
+def test_a_plan_times_what_a_run_does(make_region: MakeRegion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network leaves out the halo, as in a run, and nobody waits for the disk."""
+    job = prepare(make_region())
+    for name in job.inputs:
+        measure_grid({"run": str(job.run.path), "grid": name})
+    (record, cell), *_ = _places(job, list(known_records(job).values()))
+    rows, cols = cell.core_in_read
+    network, asked, waited = load_network(job.package, "onnx", 1), [], []
+
+    def seen(batch: np.ndarray, margins: tuple[int, ...] = (0, 0, 0, 0)) -> np.ndarray:
+        asked.append(margins)
+        return network(batch, margins)
+
+    monkeypatch.setattr("geoslave.region.layout.os.fsync", waited.append)
+    times = _time_chip(job, record, cell, seen)
+    height, width = cell.read.height, cell.read.width
+    assert set(asked) == {(rows.start, cols.start, height - rows.stop, width - cols.stop)} and rows.stop < height
+    assert times[2] > 0 and times[4] > 0 and not waited
 
 
 def test_scenes_in_strips_are_told(

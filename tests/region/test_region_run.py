@@ -11,25 +11,31 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio.shutil
 import shapely
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geoslave.detect import Request, detect_scenes
 from geoslave.detections.export import read_detections
 from geoslave.errors import GeoslaveError
 from geoslave.files import free_bytes
+from geoslave.grid import cells_within, partition
 from geoslave.model.package import open_package
 from geoslave.model.predict import load_network
+from geoslave.region.blocks import looked_at, measure_grid
 from geoslave.region.config import read_config
 from geoslave.region.engine import Patience
-from geoslave.region.layout import RegionFolder, RunFolder, locked
+from geoslave.region.layout import RegionFolder, RunFolder, locked, write_json
 from geoslave.region.merge import merge
 from geoslave.region.publish import export_region
-from geoslave.region.run import Choice, Summary, known_records, prepare, run_region
+from geoslave.region.run import Choice, Progress, Summary, known_records, prepare, run_region
 from geoslave.region.setup import init_region
+from geoslave.region.stamps import ReplacedScene
 from geoslave.region.status import region_status
 from geoslave.targets import TARGETS, get_target
 from tests.conftest import UTM
-from tests.factories import write_bright_model
+from tests.factories import bright_spec, write_bright_model
 from tests.region.conftest import MakeRegion, change
 
 Run = Callable[..., tuple[int, str, str]]
@@ -208,6 +214,85 @@ def test_a_scene_that_is_replaced_while_running_is_noticed(make_region: MakeRegi
     assert summary.failures and all("was replaced" in reason for reason in summary.failures.values())
     again = run_here(region)
     assert again.run != summary.run and not again.failures and again.done_now == again.blocks
+
+
+def test_a_tile_under_a_vrt_that_is_replaced_begins_a_new_run(scenes: list[Path], bright_model: Path) -> None:
+    mosaic = scenes[0].with_name("mosaic_20200105.vrt")
+    rasterio.shutil.copy(scenes[0], mosaic, driver="VRT")
+    region = init_region(scenes[0].parent / "regions" / "vrt", None, None, str(bright_model), [str(mosaic)])
+    first = run_here(region)
+    assert first.done_now > 0 and run_here(region).run == first.run
+    content = scenes[0].read_bytes()
+    scenes[0].write_bytes(content + b" ")
+    with pytest.raises(ReplacedScene, match="run again, a new one begins"):
+        measure_grid({"run": str(first.run.path), "grid": "mosaic_20200105"})
+    again = run_here(region)
+    assert again.run != first.run and again.done_now == again.blocks and not again.failures
+
+
+@given(
+    shape=st.tuples(st.integers(20, 400), st.integers(20, 400)),
+    stride=st.sampled_from([4, 16]),
+    steps=st.tuples(st.integers(0, 4), st.integers(3, 6)),
+)
+def test_a_block_looks_no_further_than_the_files_it_is_checked_for(
+    shape: tuple[int, int], stride: int, steps: tuple[int, int]
+) -> None:
+    spec = bright_spec(stride=stride, halo=steps[0] * stride, tile=steps[1] * stride)
+    for block in partition(shape, 2 * spec.tile):
+        seen = looked_at(block, spec)
+        for chip in cells_within(shape, spec.tile, block.core, spec.halo, spec.stride):
+            (top, bottom), (left, right) = chip.read.toranges()
+            assert seen.row_off <= top and bottom <= seen.row_off + seen.height
+            assert seen.col_off <= left and right <= seen.col_off + seen.width
+
+
+def test_what_a_run_begins_with_is_on_the_disk_before_it_has_begun(
+    make_region: MakeRegion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    area = tmp_path / "area.geojson"
+    gpd.GeoSeries([shapely.Point(UTM @ (60, 40)).buffer(9000)], crs=32645).to_crs(4326).to_file(area)
+    region = make_region(aoi=area)
+    seen = []
+
+    def settled(folder: Path) -> None:
+        seen.append({path.name for path in folder.iterdir()})
+
+    monkeypatch.setattr("geoslave.region.run.settle", settled)
+    run = prepare(region).run
+    assert seen == [{"aoi.geojson"}] and run.description.is_file()
+    run.aoi.unlink()
+    with pytest.raises(GeoslaveError, match="the area the run looked at: delete"):
+        prepare(region)
+
+
+def test_blocks_of_a_run_that_was_stopped_are_shown_as_done_by_the_next(make_region: MakeRegion) -> None:
+    region = make_region()
+    run_here(region, only=(0, 0, 1, 1))  # far away
+
+    def shown() -> set[str]:
+        return {one["properties"]["state"] for one in json.loads(region.blocks.read_text())["features"]}
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "blocks" and progress.done == progress.blocks:
+            raise KeyboardInterrupt
+
+    assert shown() == {"to do"}
+    with pytest.raises(KeyboardInterrupt):
+        run_region(region, SERIAL, stop)
+    assert run_here(region).done_now == 0 and shown() == {"done"}
+
+
+def test_a_failure_that_was_being_written_is_none(make_region: MakeRegion) -> None:
+    region = make_region()
+    run = run_here(region).run
+    draft = run.failures / ".~0a1b2c3d-left_20200105-r000c000.json"
+    write_json(draft, {"name": "left_20200105-r000c000", "reason": "x"})
+    unfinished = run.objects("left_20200105", "r000c000").with_name(".~0a1b2c3d-r000c000.objects")
+    unfinished.write_bytes(b"")
+    status = region_status(region)
+    assert not status.failed and status.done == status.blocks
+    assert not run_here(region).failures and not draft.exists() and not unfinished.exists()
 
 
 def test_only_a_box_now_and_the_rest_later(make_region: MakeRegion, run: Run) -> None:

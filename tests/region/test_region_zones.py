@@ -12,6 +12,8 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
+from geoslave.errors import GeoslaveError
+from geoslave.region.blocks import measure_grid
 from geoslave.region.layout import RegionFolder
 from geoslave.region.merge import merge
 from geoslave.region.run import Choice, known_records, prepare, run_region
@@ -68,6 +70,18 @@ def test_items_of_files_give_what_the_files_give(make_region: MakeRegion, scenes
     change(items, scenes=[])
     expected = find(files)
     assert len(expected) > 10 and find(items) == expected
+
+
+def test_an_item_of_the_run_that_is_lost_is_told(make_region: MakeRegion, scenes: list[Path]) -> None:
+    from geoslave.imagery.catalog import local_items, save_items
+
+    region = make_region("items", composite="median")
+    save_items(local_items([str(scene) for scene in scenes]), region.scenes)
+    change(region, scenes=[])
+    run = prepare(region).run
+    next((run.path / "items").glob("right*.json")).unlink()  # as a power cut may
+    with pytest.raises(GeoslaveError, match="lacks right_20200210, of this run: delete"):
+        measure_grid({"run": str(run.path), "grid": "zone_EPSG_32645"})
 
 
 def test_bands_in_files_of_their_own_are_one_scene(make_region: MakeRegion, scenes: list[Path], tmp_path: Path) -> None:

@@ -55,10 +55,11 @@ SAMPLE_ITEMS = 16
 """The statistics of a source come from so many of its scenes, evenly spread in time."""
 SAMPLE_SIDES = (128, 192)
 """Fewest and most pixels on the longer side of a scene that is sampled by its overviews."""
-MEDIAN_SIDE = 256
+MEDIAN_SIDE = 512
 """A median is made in squares of so many pixels, which are kept for the next windows: each is made once,
-with the memory of one square a day."""
-MEDIAN_SQUARES = 64
+with the memory of one square a day. Two blocks of a usual COG wide: where one block alone is missing, GDAL fetches
+half as much again behind it."""
+MEDIAN_SQUARES = 16
 """So many squares are kept."""
 DEEP_CACHE = 512 << 20
 """Most cache for the blocks of many days; with more days blocks are fetched more than once."""

@@ -297,7 +297,9 @@ class _Scored(nn.Module):
         self.network = network
 
     def forward(self, imagery: Tensor, margins: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(imagery, margins))
+        if isinstance(self.network, GridNetwork):
+            return torch.sigmoid(self.network(imagery, margins))
+        return torch.sigmoid(_cut(self.network(imagery), margins))
 
 
 def _leave_out_stages(body: nn.Module, architecture: Architecture, n_classes: int) -> None:

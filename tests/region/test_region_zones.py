@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from pyproj import Transformer
@@ -82,6 +83,20 @@ def test_an_item_of_the_run_that_is_lost_is_told(make_region: MakeRegion, scenes
     next((run.path / "items").glob("right*.json")).unlink()  # as a power cut may
     with pytest.raises(GeoslaveError, match="lacks right_20200210, of this run: delete"):
         measure_grid({"run": str(run.path), "grid": "zone_EPSG_32645"})
+
+
+def test_a_tile_under_a_vrt_of_a_composite_that_is_replaced_begins_a_new_run(
+    make_region: MakeRegion, scenes: list[Path]
+) -> None:
+    mosaic = scenes[0].with_name("mosaic_20200105.vrt")
+    rasterio.shutil.copy(scenes[0], mosaic, driver="VRT")
+    region = make_region("mosaic", composite="latest", scenes=[str(mosaic)])
+    first = prepare(region).run
+    measure_grid({"run": str(first.path), "grid": "zone_EPSG_32645"})
+    record = known_records(prepare(region))["zone_EPSG_32645"]
+    assert set(record.stamps) == {str(mosaic), str(scenes[0])}
+    scenes[0].write_bytes(scenes[0].read_bytes() + b" ")
+    assert prepare(region).run != first
 
 
 def test_bands_in_files_of_their_own_are_one_scene(make_region: MakeRegion, scenes: list[Path], tmp_path: Path) -> None:

@@ -151,8 +151,3 @@ def as_array(raster: Raster, bands: Sequence[str]) -> xr.DataArray:
     array = wrap_xr(raster.pixels, raster.geobox, axis=1, dims=("band", "y", "x"))
     valid = xr.DataArray(raster.valid, dims=array.dims[1:])
     return array.assign_coords(band=list(bands), valid=valid)
-
-
-def _crs(geobox: GeoBox) -> str:
-    epsg = geobox.crs.epsg
-    return f"EPSG:{epsg}" if epsg else str(geobox.crs.proj.name)

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from geoslave.detections.change import Epoch, Observed
     from geoslave.estimate.change import Change, Rate
 
-MEANINGS = {
-    "persisted": "seen at the last date, and not new",
-    "appeared": "seen at the last date, after an observed absence",
-    "not redetected": "not seen where it could be, too seldom to say more",
-    "closed": "observably absent often enough",
-    "unobservable": "nobody could have seen: cloud or nodata",
-}
-
 
 @click.command(
     "change",
@@ -80,6 +72,7 @@ def command(
     intervals. Use images of the same season: kilns stop in the monsoon.
     """
     from geoslave.detections.change import LEAST_ABSENCES, absences_needed, follow
+    from geoslave.estimate.change import MEANINGS
     from geoslave.estimate.record import write_record
     from geoslave.files import refuse_existing
 
@@ -298,6 +291,8 @@ def _draw(plot: Path, series: list[dict[str, Any]], overwrite: bool) -> None:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
+    from geoslave.estimate.change import MEANINGS
+
     lines = [f"{facts['n_sites']:,} sites seen at any date"]
     lines += [f"  {name:<16} {n:>7,}   {MEANINGS[name]}" for name, n in facts["status"].items()]
     lines.append(f"  closed: {facts['absences_needed']} observable absences in a row")

@@ -84,6 +84,7 @@ def _comparison_facts(one: Comparison) -> dict[str, Any]:
         "p_value": one.p_value,
         "differs": one.differs,
         "groups": {name: estimate.to_dict() for name, estimate in one.groups.items()},
+        "hits": one.hits,
         "warnings": list(one.warnings),
     }
 

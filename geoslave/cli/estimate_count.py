@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # the words of geoslave.estimate; importing them here would make --help slow
 METHODS = ("gamma", "gamma-poisson", "fay-feuer", "wald", "difference", "discount", "ppi")
+TAKEN_AT_THEIR_WORD = "method {method} takes reviewers at their word: the votes were not used, method gamma uses them"
+NAMED = 5
+"""Parts that a warning names; of the others it says how many."""
 ERRING = "reviewers' errors are carried into the count, not into recall and precision"
 
 
@@ -83,7 +86,7 @@ def count_command(
     the stratified total with a compound Fay-Feuer gamma interval: the one that held in every setting measured
     (docs/coverage.md). The others say where they are known to fail.
     """
-    from geoslave.estimate.count import class_counts, count_by, count_sites
+    from geoslave.estimate.count import class_counts, count_by, count_sites, errors_carried
     from geoslave.estimate.rates import detector_rates
     from geoslave.estimate.record import count_record, write_record
     from geoslave.estimate.reviewed import take_sample
@@ -104,9 +107,12 @@ def count_command(
         for name in (*by, *(("area",) if areas is not None else ()))
     }
     if by_class:
-        parts["class"] = class_counts(tiles, found, method, **options)
+        parts["class"] = class_counts(tiles, found, method, erring=given.votes is not None, **options)
     found_rates = detector_rates(tiles, found, **options) if rates else {}
-    if given.votes is not None:
+    err = errors_carried(found, given.votes, method)
+    if err is None and given.votes is not None:
+        total = _told(total, (TAKEN_AT_THEIR_WORD.format(method=method),))
+    if err is not None:
         found_rates = {name: _told(rate, (ERRING,)) for name, rate in found_rates.items()}
     origin = made_from(
         [("frame", frame), ("reviews", reviews), ("votes", votes), ("gold", gold), ("areas", areas)],
@@ -117,6 +123,7 @@ def count_command(
         n_reviewed=total.n_reviewed,
         n_reviewers=given.n_reviewers,
         votes_head=given.head,
+        reviewers_err=err or "none",
     )
     sample = None if method == "discount" else take_sample(tiles, found, gaps)[1]
     facts = count_record(total, parts, found_rates, sample, origin)
@@ -124,7 +131,7 @@ def count_command(
         write_record(out, facts, overwrite=overwrite)
     answer(as_json, facts, _count_lines(total, parts, found_rates, out))
     if not as_json:
-        for warning in dict.fromkeys(told for one in (total, *found_rates.values()) for told in one.warnings):
+        for warning in _warnings(total, parts, found_rates):
             note(warning)
 
 
@@ -181,6 +188,22 @@ def _told(total: Estimate, more: tuple[str, ...]) -> Estimate:
     from dataclasses import replace
 
     return replace(total, warnings=(*total.warnings, *more))
+
+
+def _warnings(total: Estimate, parts: dict[str, dict[str, Estimate]], rates: dict[str, Estimate]) -> list[str]:
+    """Those of total and rates, then those that only parts have, each once with the parts it is about."""
+    told = list(dict.fromkeys(warning for one in (total, *rates.values()) for warning in one.warnings))
+    about: dict[tuple[str, str], list[str]] = {}
+    for by, groups in parts.items():
+        for name, part in groups.items():
+            for warning in dict.fromkeys(part.warnings):
+                about.setdefault((by, warning), []).append(name)
+    return told + [_of_parts(by, names, warning) for (by, warning), names in about.items() if warning not in told]
+
+
+def _of_parts(by: str, names: list[str], warning: str) -> str:
+    more = f" and {len(names) - NAMED:,} others" if len(names) > NAMED else ""
+    return f"{by} {', '.join(names[:NAMED])}{more}: {warning}"
 
 
 @click.command(

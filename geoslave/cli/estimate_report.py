@@ -9,13 +9,12 @@ import click
 
 from geoslave.cli.common import PATH, SHARE, answer, example, json_option, overwrite_option
 from geoslave.cli.estimate_files import area_column, read_layer
+from geoslave.release.exportlog import NAME as LOG_NAME
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
     from geoslave.release.report import Ground
-
-LOG = "release-log.jsonl"
 
 
 @click.command(
@@ -40,7 +39,7 @@ LOG = "release-log.jsonl"
 @click.option("--precise", is_flag=True, help="Exact places on the map; needs --purpose and --recipient, is logged.")
 @click.option("--purpose", help="What a precise report is for.")
 @click.option("--recipient", help="Who gets a precise report.")
-@click.option("--log", type=PATH, help=f"Where a precise report is written down. [default: {LOG} beside --out]")
+@click.option("--log", type=PATH, help=f"Where a precise report is written down. [default: {LOG_NAME} beside --out]")
 @overwrite_option
 @json_option
 def command(figures: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
@@ -70,7 +69,7 @@ def command(figures: tuple[Path, ...], out: Path, as_json: bool, **options: Any)
         _today(),
     )
     if options["precise"]:
-        _write_down(options["log"] or out.absolute().parent / LOG, out, options)
+        _write_down(options["log"] or out.absolute().parent / LOG_NAME, out, options)
     write_report(out, records, cover, ground, overwrite=options["overwrite"])
     if pdf is not None:
         print_pdf(out, pdf, overwrite=options["overwrite"])

@@ -29,7 +29,7 @@ def command(what: str, layers: tuple[Path, ...], log: Path | None, as_json: bool
     """Lead WHAT back to model, scenes, dates, thresholds and software.
 
     WHAT is a layer, the id of a detection, the folder of a release, or figures (the .json that geoslave
-    estimate count, accuracy, compare --out and change --counts write).
+    estimate count, accuracy, compare --out and change, registry --counts write; the .design.json of a sample).
     """
     from geoslave.release.provenance import layers_in, trace
 

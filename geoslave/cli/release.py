@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import PATH, SHARE, answer, example, json_option, note, overwrite_option
+from geoslave.release.exportlog import NAME as LOG_NAME
 
 if TYPE_CHECKING:
     from geoslave.release.cells import Counts, Reviewed
-
-LOG = "release-log.jsonl"
 
 
 class MakeByDefault(click.Group):
@@ -65,7 +64,7 @@ def command() -> None:
 @click.option("--precise", is_flag=True, help="Exact places for one recipient; needs --purpose and --recipient.")
 @click.option("--purpose", help="What a precise export is for.")
 @click.option("--recipient", help="Who gets a precise export.")
-@click.option("--log", type=PATH, help=f"What left the house is written here. [default: {LOG} beside --out]")
+@click.option("--log", type=PATH, help=f"What left the house is written here. [default: {LOG_NAME} beside --out]")
 @overwrite_option
 @json_option
 def make_command(layer: Path, out: Path, as_json: bool, **options: Any) -> None:
@@ -85,7 +84,7 @@ def make_command(layer: Path, out: Path, as_json: bool, **options: Any) -> None:
     if (options["frame"] is None) != (options["reviews"] is None):
         raise click.UsageError("--frame and --reviews go together: the tiles, and what was found in a sample of them")
     refuse_existing(out, options["overwrite"])
-    log = options["log"] or out.absolute().parent / LOG
+    log = options["log"] or out.absolute().parent / LOG_NAME
     if out.absolute() in log.absolute().parents:
         raise click.UsageError("--log lies in the release: it tells what must not leave, keep it elsewhere")
     found = filter_detections(read_detections(layer), options["min_confidence"])

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from geoslave.cli.common import PATH
+from geoslave.release.exportlog import NAME as LOG_NAME
 
 if TYPE_CHECKING:
     from geoslave.region.layout import RegionFolder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-LOG = "release-log.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Wish:
 def stac_options(function: Function) -> Function:
     """Where a catalogue goes, for whom and for what."""
     for option in (
-        click.option("--log", type=PATH, help=f"For --stac: the log of releases. [default: {LOG} beside DIR]"),
+        click.option("--log", type=PATH, help=f"For --stac: the log of releases. [default: {LOG_NAME} beside DIR]"),
         click.option("--with-scenes", is_flag=True, help="For --stac: copy scenes that are files of this machine."),
         click.option("--recipient", metavar="WHO", help="For --stac: who gets it."),
         click.option("--purpose", metavar="WORDS", help="For --stac: what it is for."),
@@ -59,7 +59,7 @@ def take_wish(options: dict[str, Any]) -> Wish | None:
         raise click.UsageError(
             "--stac needs --purpose and --recipient: a catalogue holds exact places; who gets it, and for what?"
         )
-    log = log or folder.absolute().parent / LOG
+    log = log or folder.absolute().parent / LOG_NAME
     if folder.absolute() in log.absolute().parents:
         raise click.UsageError("--log lies in the catalogue: keep it elsewhere")
     return Wish(folder, purpose, recipient, log, with_scenes)

@@ -24,6 +24,15 @@ from geoslave.estimate.result import Estimate
 REPLICATES = 4000
 METHOD = "counts corrected for recall and precision, parametric bootstrap"
 
+MEANINGS = {
+    "persisted": "seen at the last date, and not new",
+    "appeared": "seen at the last date, after an observed absence",
+    "not redetected": "not seen where it could be, too seldom to say more",
+    "closed": "observably absent often enough",
+    "unobservable": "nobody could have seen: cloud or nodata",
+}
+"""What may have become of a site, in words."""
+
 Floats = NDArray[np.float64]
 
 

@@ -11,7 +11,7 @@ chi-square test on the log-odds scale).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,8 @@ class Comparison:
     p_value: float
     """How often shuffled groups differ as much; small: the detector is not equally good everywhere."""
     warnings: tuple[str, ...]
+    hits: dict[str, int]
+    """Confirmed hits among the reviewed tiles of each group: what its figure rests on."""
 
     @property
     def differs(self) -> bool:
@@ -87,6 +89,7 @@ def compare_groups(
     orders = _shuffled(sample.stratum, shuffles, seed)
     found = {name: rates_of(sample, level, group == k) for k, name in enumerate(map(str, names))}
     thin = _thin(names, group, hits)
+    counted = {str(name): int(hits[group == k].sum()) for k, name in enumerate(names)}
     compared = []
     for measure, whole in (("recall", sites), ("precision", flagged)):
         groups = {name: rates[measure] for name, rates in found.items()}
@@ -94,9 +97,9 @@ def compare_groups(
             p = _p_of_intervals(list(groups.values()))
         else:
             p = _p_value(group, len(names), weight * hits, weight * whole, orders)
-        compared.append(Comparison(measure, by, groups, p, (*guessed, *thin)))
+        compared.append(Comparison(measure, by, groups, p, (*guessed, *thin), counted))
     if "expected_hits" in sample.table:
-        compared.append(_calibration(sample, names, group, hits, weight, orders, by, level))
+        compared.append(replace(_calibration(sample, names, group, hits, weight, orders, by, level), hits=counted))
     return compared
 
 
@@ -117,7 +120,7 @@ def _calibration(
         str(name): _expected_over_found(sample, expected, hits, group == k, level) for k, name in enumerate(names)
     }
     p = _p_value(group, len(names), weight * expected, weight * hits, orders)
-    return Comparison("calibration", by, groups, p, _thin(names, group, hits))
+    return Comparison("calibration", by, groups, p, _thin(names, group, hits), {})
 
 
 def _expected_over_found(

@@ -115,9 +115,17 @@ def _touched(frame: pd.DataFrame, sample: Sample, by: str) -> dict[str, NDArray[
 
 
 def class_counts(
-    frame: pd.DataFrame, reviews: pd.DataFrame, method: str = "gamma", level: float = 0.95, gaps: str = "refuse"
+    frame: pd.DataFrame,
+    reviews: pd.DataFrame,
+    method: str = "gamma",
+    level: float = 0.95,
+    gaps: str = "refuse",
+    erring: bool = False,
 ) -> dict[str, Estimate]:
     """Sites of each kind: the reviews have columns `n_<class>` beside n_sites, or one row a tile and `class_name`.
+
+    Args:
+        erring: the total is counted from votes; counts by class are not, and warn of it.
 
     Raises:
         EstimateError: as count_sites; without such columns.
@@ -128,7 +136,7 @@ def class_counts(
         raise EstimateError("the reviews have no counts by class: add columns n_<class>, e.g. n_zigzag and n_fcbk")
     # presence was voted on, not the class: a probability says nothing of how many of each there are
     plain = reviews.drop(columns=["n_hits", "probability"], errors="ignore")
-    told = ("reviewers' errors are not carried through by class",) if "probability" in reviews else ()
+    told = ("reviewers' errors are not carried through by class",) if erring or "probability" in reviews else ()
     counts = {name: count_sites(frame, plain.assign(n_sites=reviews[name]), method, level, gaps) for name in names}
     return {str(name)[2:]: replace(part, warnings=(*part.warnings, *told)) for name, part in counts.items()}
 
@@ -140,6 +148,13 @@ def count_chapman(n1: int, n2: int, both: int, level: float = 0.95) -> Estimate:
     if both < FEW_HITS:
         warnings.append(f"only {both} sites are on both lists: the figure may be far off")
     return Estimate(value, low, high, level, "Chapman, Sadinle's interval", n1 + n2 - both, tuple(warnings))
+
+
+def errors_carried(reviews: pd.DataFrame, votes: pd.DataFrame | None, method: str) -> str | None:
+    """What a count carries reviewers' errors through with: votes or probability; None: it takes them at their word."""
+    if method != "gamma":
+        return None
+    return "votes" if votes is not None else "probability" if "probability" in reviews else None
 
 
 def imputed_counts(

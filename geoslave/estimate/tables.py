@@ -16,6 +16,7 @@
     n_sites                sites in the tile, as reviewers say; empty: drawn but not answered yet
     n_hits                 how many of the tile's detections are sites           (optional)
     probability            that the tile holds sites at all, a consensus, 0 to 1 (optional)
+    status, answer         settled, and yes or no: a coordinator's last word     (optional)
     stratum, stratum_size  as drawn (`geoslave estimate design` writes them)     (optional)
     inclusion_probability  in (0, 1], as drawn                                   (optional)
 """

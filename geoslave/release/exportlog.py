@@ -16,6 +16,8 @@ from typing import Any
 
 from geoslave.errors import GeoslaveError, OutputError
 
+NAME = "release-log.jsonl"
+"""What a log is called where no other is named."""
 START = "0" * 64
 """What the first line has in place of a hash before."""
 

@@ -13,8 +13,6 @@ from geoslave.estimate.record import read_record
 from geoslave.release import exportlog
 from geoslave.release.lint import ABOUT
 
-DEFAULT_LOG = "release-log.jsonl"
-
 
 def of_layer(layer: Path) -> dict[str, Any]:
     """What a layer says of its origin.
@@ -76,7 +74,7 @@ def of_release(folder: Path, log: Path | None = None) -> dict[str, Any]:
     """
     about = _json(folder / ABOUT)
     release_id = about.get("release_id")
-    beside = folder.absolute().parent / DEFAULT_LOG
+    beside = folder.absolute().parent / exportlog.NAME
     if log is None and beside.is_file():
         log = beside
     told = {key: value for key, value in about.items() if key not in ("provenance", "statement")}

@@ -130,7 +130,7 @@ def _methods(records: Sequence[Record], ground: Ground) -> list[str]:
         for known, more in zip((methods, assumed, cited), words.OF_KIND[record["kind"]](record), strict=True):
             known += [part for part in more if part not in known]
     warned = sorted({warning for record in records for warning in _warnings(record)})
-    reviewers = "joseph" in cited
+    reviewers = any(words.reviewers_err(record) in ("votes", "probability") for record in _of(records, "count"))
     parts = ["<h2>Methods</h2>", *(f"<p>{escape(part)}</p>" for part in methods)]
     if not ground.precise:
         parts.append(

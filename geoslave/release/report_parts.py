@@ -11,6 +11,9 @@ from geoslave.release.report_svg import Row
 ALL_REVIEWED = "all were reviewed"
 """In place of an interval where nothing was left to a sample."""
 
+_KNOW_A_CENSUS = ("gamma", "gamma-poisson", "fay-feuer", "recall, gamma interval", "precision, gamma interval")
+"""Methods whose interval is a point only where every tile was reviewed; a normal one is where no site was seen, too."""
+
 
 class Numbers:
     """Figures and tables are numbered as they come."""
@@ -23,11 +26,11 @@ class Numbers:
         return f"{what} {self._last[what]}"
 
 
-def row_of(name: str, part: Mapping[str, Any], shown: bool) -> Row:
-    """A part of a count as a row of an interval plot; what is not shown is told to be withheld."""
+def row_of(name: str, part: Mapping[str, Any], shown: bool, digits: int = 0) -> Row:
+    """A part of a count, or a group's rate, as a row of an interval plot; what is not shown is told to be withheld."""
     if not shown:
         return Row(name)
-    return Row(name, part["value"], part["low"], part["high"], short_interval(part))
+    return Row(name, part["value"], part["low"], part["high"], short_interval(part, digits))
 
 
 def figure(told: Mapping[str, Any], digits: int = 0) -> str:
@@ -45,7 +48,7 @@ def interval(told: Mapping[str, Any], digits: int = 0) -> str:
 def certain(told: Mapping[str, Any]) -> bool:
     """Whether nothing was left to a sample."""
     exact = told.get("low") is not None and told["low"] == told.get("value") == told.get("high")
-    return exact and bool(told.get("n_reviewed"))
+    return exact and bool(told.get("n_reviewed")) and told.get("method") in _KNOW_A_CENSUS
 
 
 def ends(told: Mapping[str, Any], digits: int) -> str:

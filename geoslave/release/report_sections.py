@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -12,6 +13,7 @@ import geopandas as gpd
 import shapely
 
 from geoslave.errors import GeoslaveError
+from geoslave.estimate.change import MEANINGS
 from geoslave.release.cells import cells_of_detections, count_cells, h3_module
 from geoslave.release.report_parts import (
     Numbers,
@@ -30,7 +32,8 @@ Record = Mapping[str, Any]
 
 NOT_PLACES = ("class", "class_name", "stratum", "season", "site_type")
 """Ways to take a count apart that do not tell where."""
-_PLAIN_STRATA = ("flagged", "unflagged", "random", "all", "confidence", "not searched", "predicted")
+_PLAIN_STRATUM = re.compile(r"(un)?flagged( \d[\d+-]*)?|random|all|not searched|(confidence|predicted)[ \d.,+-]*")
+"""Strata of our own designs; any other name may be that of a place."""
 MOST_ROWS = 40
 """Longer tables are cut, and say so."""
 
@@ -158,7 +161,7 @@ def _change_section(record: Record, _ground: Ground, number: Numbers) -> list[st
             )
         parts.append(drawing_of(draw_series(moments, "Sites over time"), number, told))
     status = record["status"]
-    rows = [[name, f"{n:,}", _STATUS[name]] for name, n in status.items()]
+    rows = [[name, f"{n:,}", MEANINGS[name]] for name, n in status.items()]
     parts.append(table_of(["status", "sites", "meaning"], rows, number, "What became of every site ever detected."))
     if any("persisted" in row for row in record["changes"]):
         head = ["from", "to", "persisted", "closed", "opened", "net"]
@@ -169,15 +172,6 @@ def _change_section(record: Record, _ground: Ground, number: Numbers) -> list[st
         told = "Change from date to date, corrected for what the detector misses, with intervals."
         parts.append(table_of(head, rows, number, told))
     return parts
-
-
-_STATUS = {
-    "persisted": "seen at the last date, and not new",
-    "appeared": "seen at the last date, after an observed absence",
-    "not redetected": "not seen where it could be, too seldom to say more",
-    "closed": "observably absent often enough",
-    "unobservable": "nobody could have seen: cloud or nodata",
-}
 
 
 def _accuracy_section(record: Record, _ground: Ground, number: Numbers) -> list[str]:
@@ -194,7 +188,7 @@ def _accuracy_section(record: Record, _ground: Ground, number: Numbers) -> list[
     return ["<h2>Accuracy and area</h2>", f"<p>{escape(said)}</p>", table_of(head, rows, number, told)]
 
 
-def _comparison_section(record: Record, _ground: Ground, number: Numbers) -> list[str]:
+def _comparison_section(record: Record, ground: Ground, number: Numbers) -> list[str]:
     parts = ["<h2>Is the detector equally good everywhere?</h2>"]
     for by in dict.fromkeys(one["by"] for one in record["comparisons"]):
         mine = [one for one in record["comparisons"] if one["by"] == by]
@@ -202,8 +196,11 @@ def _comparison_section(record: Record, _ground: Ground, number: Numbers) -> lis
         for part, unit, most in ((rates, "share", 1.0), ([one for one in mine if one not in rates], "ratio", None)):
             if not part:
                 continue
-            rows = [row for one in part for row in _compared_rows(one)]
+            shown = [_enough_hits(one, ground) for one in part]
+            rows = [row for one, names in zip(part, shown, strict=True) for row in _compared_rows(one, names)]
             told = " ".join(_verdict(one) for one in part)
+            if any(len(names) < len(one["groups"]) for one, names in zip(part, shown, strict=True)):
+                told += f" Withheld are those with fewer than {K} confirmed hits among the reviewed tiles."
             title = f"{' and '.join(one['measure'] for one in part)} by {by.replace('_', ' ')}"
             parts.append(drawing_of(draw_intervals(rows, unit, title, most), number, told))
     n = len(record["comparisons"])
@@ -212,10 +209,18 @@ def _comparison_section(record: Record, _ground: Ground, number: Numbers) -> lis
     return parts
 
 
-def _compared_rows(one: Mapping[str, Any]) -> list[Row]:
+def _compared_rows(one: Mapping[str, Any], shown: set[str]) -> list[Row]:
     groups = list(one["groups"].items())[:MOST_ROWS]
-    rows = [Row(name, part["value"], part["low"], part["high"], short_interval(part, 2)) for name, part in groups]
+    rows = [row_of(name, part, name in shown, 2) for name, part in groups]
     return [Row(sentence(one["measure"]), heads=True), *rows]
+
+
+def _enough_hits(one: Mapping[str, Any], ground: Ground) -> set[str]:
+    """The groups that may be drawn: of places those whose rate rests on more than a few sites."""
+    if ground.precise or not _tells_where(one["by"], one["groups"]):
+        return set(one["groups"])
+    hits = one.get("hits") or {}
+    return {name for name in one["groups"] if hits.get(name, 0) >= K}
 
 
 def _verdict(one: Mapping[str, Any]) -> str:
@@ -253,7 +258,7 @@ SECTIONS = {
 def _tells_where(by: str, groups: Mapping[str, Any]) -> bool:
     """Whether the parts of a count are places."""
     if by == "stratum":
-        return not all(str(name).startswith(_PLAIN_STRATA) for name in groups)
+        return not all(_PLAIN_STRATUM.fullmatch(str(name)) for name in groups)
     return by not in NOT_PLACES
 
 

@@ -73,7 +73,7 @@ LIMITS = (
 
 def of_count(record: Record) -> tuple[list[str], list[str], list[str]]:
     """Methods, assumptions and references of a count."""
-    total, origin = record["total"], record.get("provenance") or {}
+    total = record["total"]
     words, references = _METHODS.get(total["method"], (total.get("assumptions", total["method"]), ()))
     methods = [_sample(record), words]
     assumes = [
@@ -82,8 +82,8 @@ def of_count(record: Record) -> tuple[list[str], list[str], list[str]]:
         else "Tiles were drawn as the method asks"
     ]
     refers = list(references)
-    inputs = {one.get("role") for one in origin.get("inputs") or ()}
-    if "votes" in inputs or origin.get("votes_head"):
+    err = reviewers_err(record)
+    if err == "votes":
         methods.append(
             "Reviewers may err: which tiles hold sites was drawn 200 times from what all votes say of tiles and "
             "reviewers together (a Bayesian Dawid-Skene model by Gibbs sampling), and the interval is the one of the "
@@ -91,6 +91,12 @@ def of_count(record: Record) -> tuple[list[str], list[str], list[str]]:
         )
         assumes.append("Reviewers err independently of each other, and alike in all strata")
         refers.append("joseph")
+    elif err == "probability":
+        methods.append(
+            "Reviewers may err: which tiles hold sites was drawn 200 times with the probability that the reviews give "
+            "each tile, a consensus of its reviewers, and the interval is the one of the mixture."
+        )
+        assumes.append("The probabilities are right: of tiles with 0.8, 8 in 10 hold sites")
     else:
         assumes.append("What reviewers found in a tile is what is there")
     if "recall" in record:
@@ -100,6 +106,17 @@ def of_count(record: Record) -> tuple[list[str], list[str], list[str]]:
             "not for the sample alone."
         )
     return [part for part in methods if part], assumes, refers
+
+
+def reviewers_err(record: Record) -> str | None:
+    """What a count carries reviewers' errors through with: votes, probability, or None where it takes them at their
+    word."""
+    origin = record.get("provenance") or {}
+    if "reviewers_err" in origin:
+        return str(origin["reviewers_err"])
+    # records of earlier versions do not say
+    inputs = {one.get("role") for one in origin.get("inputs") or ()}
+    return "votes" if "votes" in inputs or origin.get("votes_head") else None
 
 
 def _sample(record: Record) -> str:

@@ -46,6 +46,32 @@ def test_design_review_count(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp
     assert status == 0 and "sites, 95% interval, from 600 reviewed tiles" in printed and err == ""
 
 
+def test_warnings_of_parts_and_of_what_votes_do_not_reach_are_seen(run: Run, tmp_path: Path) -> None:
+    tiles = pd.DataFrame({"tile_id": [f"t{k}" for k in range(400)], "n_flagged": 0})
+    tiles["district"] = ["north", "south", *(f"d{k}" for k in range(6))] * 50
+    found = tiles.iloc[:320].assign(n_sites=lambda one: (one["district"] == "north").astype(int))
+    found["n_zigzag"], found["probability"] = found["n_sites"], found["n_sites"] * 0.9
+    said = found["n_sites"].map({0: "no", 1: "yes"})
+    cast = [found[["tile_id"]].assign(reviewer=who, answer=said) for who in "ab"]
+    frame, reviews, certain, votes = (tmp_path / f"{name}.csv" for name in ("frame", "reviews", "certain", "votes"))
+    tiles.to_csv(frame, index=False)
+    found.drop(columns=["district", "n_flagged"]).to_csv(reviews, index=False)
+    found.drop(columns=["district", "n_flagged", "probability"]).to_csv(certain, index=False)
+    pd.concat(cast).to_csv(votes, index=False)
+    status, _, err = run("estimate", "count", frame, certain, "--by", "district")
+    told = "district d0, d1, d2, d3, d4 and 2 others: no reviewed tile holds a site"
+    assert status == 0 and err.count("no reviewed tile") == 1 and told in err
+    for given, carried in (((certain, "--votes", votes), "votes"), ((reviews,), "probability"), ((certain,), "none")):
+        out = ("--out", tmp_path / f"{carried}.json")
+        status, _, err = run("estimate", "count", frame, *given, "--by-class", "--rates", *out)
+        assert status == 0, err
+        assert json.loads(out[1].read_text())["provenance"]["reviewers_err"] == carried
+        assert ("class zigzag: reviewers' errors are not carried" in err) == (carried != "none")
+        assert ("not into recall" in err) == (carried != "none")
+    err = run("estimate", "count", frame, certain, "--votes", votes, "--method", "difference")[2]
+    assert "the votes were not used" in err
+
+
 def test_counts_within_polygons(job: tuple[Path, Path, pd.DataFrame], run: Run, tmp_path: Path) -> None:
     frame, reviews, truth = job
     halves = gpd.GeoDataFrame(

@@ -162,6 +162,51 @@ def test_strata_named_after_places_are_protected_too() -> None:
     assert "2 (2 to 3)" in page([plain], Cover("Kilns"), Ground())
 
 
+def test_strata_named_like_ours_are_places_all_the_same() -> None:
+    told = count(stratum={"allahabad": 300.0, "randomgram": 262.0, "flagged hill": 3.0, "confidence bay": 4.0})
+    text = page([told], Cover("Kilns"), Ground())
+    assert "3 (2 to 4)" not in text and "withheld" in text
+
+
+@pytest.mark.parametrize("method", ["wald", "difference", "ppi", "Chapman, Sadinle's interval"])
+def test_a_sample_without_a_site_is_no_census(method: str) -> None:
+    told = count()
+    told["total"] = figure(0, 0, 0, method=method)
+    text = page([told], Cover("Kilns"), Ground())
+    assert "none was left out" not in text and "all were reviewed" not in text
+    told["total"] = figure(7, 7, 7)
+    assert "none was left out" in page([told], Cover("Kilns"), Ground())
+
+
+def test_how_reviewers_may_err_is_said() -> None:
+    told = count()
+    for carried, said, cites in (
+        ("votes", "what all votes say", True),
+        ("probability", "probability that the reviews give", False),
+        ("none", "What reviewers found in a tile is what is there", False),
+    ):
+        told["provenance"]["reviewers_err"] = carried
+        text = page([told], Cover("Kilns"), Ground())
+        assert said in text and ("Joseph, L." in text) == cites
+        assert ("and from reviewers who err" in text) == (carried != "none")
+
+
+def comparison(by: str, hits: dict[str, int]) -> dict[str, Any]:
+    groups = {name: figure(0.41 + k / 100, 0.2, 0.6) for k, name in enumerate(hits)}
+    one = {"measure": "recall", "by": by, "p_value": 0.2, "differs": False, "groups": groups, "hits": hits}
+    return {"kind": "comparison", "comparisons": [one]}
+
+
+def test_rates_of_places_with_few_sites_are_withheld() -> None:
+    told = comparison("district", {"north": 50, "south": 2})
+    text = page([told], Cover("Kilns"), Ground())
+    assert "0.41 (0.20 to 0.60)" in text and "0.42 (0.20 to 0.60)" not in text and "fewer than 5 confirmed" in text
+    assert "0.42 (0.20 to 0.60)" in page([told], Cover("Kilns"), Ground(precise=True))
+    assert "0.42 (0.20 to 0.60)" in page([comparison("season", {"dry": 50, "wet": 2})], Cover("Kilns"), Ground())
+    del told["comparisons"][0]["hits"]  # of an earlier version: nobody knows
+    assert "0.41 (0.20 to 0.60)" not in page([told], Cover("Kilns"), Ground())
+
+
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EstimateError, match="no figure"):
         page([{"kind": "design"}], Cover("x"), Ground())

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 _PEOPLE = among(t.reviewers.c.id)
 _RECORDS = among(t.records.c.vote_id)
 _LEASES_ON = among(t.leases.c.task_id)
-_LEASES_OF = among(t.leases.c.reviewer_id)
+_LEASES_OF = (  # what a coordinator settled meanwhile is nobody's to answer
+    among(t.leases.c.reviewer_id, *t.leases.c)
+    .join_from(t.leases, t.tasks, t.leases.c.task_id == t.tasks.c.task_id)
+    .where(t.tasks.c.retired.is_distinct_from("settled"))
+)
 _END = sa.delete(t.leases).where(
     (t.leases.c.task_id == sa.bindparam("a_task")) & (t.leases.c.reviewer_id == sa.bindparam("of"))
 )
@@ -64,7 +68,7 @@ class Taken:
     tasks: list[str] = field(default_factory=list)
     """Leased for ten minutes, best first."""
     refused: ReviewError | None = None
-    """Why nothing was kept and nothing given."""
+    """Why nothing new was kept and nothing given."""
 
 
 def take(
@@ -146,7 +150,7 @@ class _Desk:
             self._leases[row["task_id"]][row["reviewer_id"]] = row["expires"]
 
     def _look_up_leases(self, reviewer_ids: Collection[str]) -> dict[str, dict[str, float]]:
-        """Reviewer -> task -> until."""
+        """Reviewer -> task -> until; of tasks that nobody settled."""
         held: dict[str, dict[str, float]] = {}
         for row in rows_in(self._db, _LEASES_OF, _ids(reviewer_ids)):
             held.setdefault(row["reviewer_id"], {})[row["task_id"]] = row["expires"]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from geoslave.review import database as t
 from geoslave.review import people, records
 from geoslave.review.records import Receipt
-from geoslave.review.refusals import NotAllowed, UnknownTask, UnknownVote
+from geoslave.review.refusals import NotAllowed, Retired, UnknownTask, UnknownVote
 from geoslave.review.rows import (
     WHOLE_TASKS,
     Row,
@@ -191,9 +191,12 @@ def undo(db: Connection, reviewer_id: str, vote_id: str, rule: Retirement, now: 
     """Take a vote back; the task that is open again, or None where it had been undone before.
 
     Raises:
+        UnknownReviewer: or disabled.
         UnknownVote: if the reviewer made no such vote.
+        Retired: if a coordinator settled the task; nobody could vote on it again.
     """
     records.head_of(db)  # everybody who writes waits here
+    people.row_of(db, reviewer_id)
     before = records.record_of(db, vote_id)
     if before is None or before["reviewer_id"] != reviewer_id or before["kind"] != "vote":
         raise UnknownVote(f"no vote {shown(vote_id)} of yours: it cannot be undone")
@@ -201,10 +204,13 @@ def undo(db: Connection, reviewer_id: str, vote_id: str, rule: Retirement, now: 
     if undone is not None:
         return records.receipt_of(undone, repeated=True), None
     vote = vote_of(before)
+    row = task_row_of(db, vote.task_id)
+    if row["retired"] == "settled":
+        raise Retired(f"task {vote.task_id} was settled by a coordinator: your answer stands, take the next one")
     record = vote_row(vote) | {"kind": "undo", "vote_id": str(uuid4()), "undoes": vote_id}
     receipt = records.append(db, record | {"marks": "[]", "note": "", "created_at": now})
     db.execute(sa.delete(t.standing).where(t.standing.c.vote_id == vote_id))
-    recount(db, [task_row_of(db, vote.task_id)], rule)
+    recount(db, [row], rule)
     return receipt, vote.task_id
 
 

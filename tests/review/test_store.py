@@ -209,6 +209,34 @@ def test_undo_keeps_the_vote_in_the_records_and_lets_the_reviewer_answer_again(s
     assert store.verify().votes == 1
 
 
+def test_what_a_coordinator_settled_is_not_given_again_and_votes_on_it_stand(store: Store, cast: Cast) -> None:
+    store.add_tasks(tasks(3))
+    ada, carol = store.add_reviewer("Ada"), store.add_reviewer("Carol", "coordinator")
+    vote = cast(store.lease(ada, NOW), ada)
+    store.vote(vote, NOW)
+    held = store.lease(ada, NOW)
+    assert held is not None
+    for task_id in (vote.task_id, held.task_id):
+        store.settle(task_id, carol, "no")
+    left = store.lease(ada, NOW)
+    assert left is not None and left.task_id not in (vote.task_id, held.task_id)
+    with pytest.raises(Retired, match="settled"):
+        store.undo(ada, vote.key, NOW)
+    assert store.votes() == [vote] and store.verify().votes == 1
+    assert store.lease(ada, NOW) == left, "what was settled is leased to nobody"
+
+
+def test_who_was_shut_out_undoes_nothing(store: Store, cast: Cast) -> None:
+    store.add_tasks(tasks(1))
+    ada = store.add_reviewer("Ada")
+    vote = cast(store.lease(ada, NOW), ada)
+    store.vote(vote, NOW)
+    store.change_reviewer(ada, disabled=True)
+    with pytest.raises(UnknownReviewer):
+        store.undo(ada, vote.key, NOW)
+    assert store.votes() == [vote]
+
+
 def test_the_database_itself_refuses_to_change_a_record_and_verify_finds_who_did_it_anyway(
     store: Store, cast: Cast
 ) -> None:

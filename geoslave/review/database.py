@@ -245,6 +245,11 @@ class StoreTrouble(ReviewError):
     """The database refuses: full disk, damaged, not reachable. Nothing was accepted."""
 
 
+def concerns_everybody(error: BaseException) -> bool:
+    """Whether any other transaction would fail just now too (locked, full, not reachable), whatever it holds."""
+    return isinstance(error, StoreTrouble) and isinstance(error.__cause__, sa.exc.OperationalError)
+
+
 def _url(url_or_path: str | Path) -> sa.URL:
     text = str(url_or_path)
     if "://" not in text:

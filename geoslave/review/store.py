@@ -30,7 +30,7 @@ import sqlalchemy as sa
 
 from geoslave.review import database as t
 from geoslave.review import people, records, turns, votes
-from geoslave.review.database import Database, StoreTrouble
+from geoslave.review.database import Database, StoreTrouble, concerns_everybody
 from geoslave.review.dealing import LEASE_SECONDS, Dealer
 from geoslave.review.records import ChainCheck, Receipt
 from geoslave.review.refusals import (
@@ -123,7 +123,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._writer: Writer[Turn, Taken] = Writer(self._take, "review-writer")
+        self._writer: Writer[Turn, Taken] = Writer(self._take, "review-writer", concerns_everybody)
         self._dealer = Dealer()
         self._tasks: dict[str, Task] = {}
         self._held_settings: dict[str, Any] = {}
@@ -310,7 +310,9 @@ class Store:
         """Take a vote back. The vote stays in the records, the undo is one of its own; the task is leased anew.
 
         Raises:
+            UnknownReviewer: or disabled.
             UnknownVote: if the reviewer made no such vote.
+            Retired: if a coordinator settled the task meanwhile.
         """
         with self._database.writing() as db:
             rule = Retirement(**self._settings(db).get("retirement", {}))

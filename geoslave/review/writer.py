@@ -16,12 +16,20 @@ _MOST = 200
 class Writer(Generic[Item, Result]):
     """Collects items from any thread and hands them, many at once, to `work` in a thread of its own."""
 
-    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]], name: str) -> None:
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        name: str,
+        concerns_all: Callable[[BaseException], bool] = lambda _error: False,
+    ) -> None:
         """
         Args:
             work: gives one result for each item; where it fails, the items are tried one by one.
+            concerns_all: whether an error would meet each of them too. Then none is tried again: two hundred
+                would each wait for the same lock.
         """
         self._work = work
+        self._concerns_all = concerns_all
         self._name = name
         self._waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -71,8 +79,9 @@ class Writer(Generic[Item, Result]):
         try:
             results = self._work([item for item, _ in asked])
         except BaseException as error:
-            if len(asked) == 1:
-                asked[0][1].set_exception(error)
+            if len(asked) == 1 or self._concerns_all(error):
+                for _, future in asked:
+                    future.set_exception(error)
                 return
             for one in asked:  # what one asked must not be the others' trouble
                 self._do([one])

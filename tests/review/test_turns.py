@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from geoslave.review.store import AlreadyVoted, KeyReused, NotLeased, Store, Turn, UnknownReviewer, UnknownTask
+from geoslave.review import turns
+from geoslave.review.store import (
+    AlreadyVoted,
+    KeyReused,
+    NotLeased,
+    Store,
+    StoreTrouble,
+    Taken,
+    Turn,
+    UnknownReviewer,
+    UnknownTask,
+)
 from geoslave.review.tasks import Task, Vote
 from geoslave.review.writer import Writer
 
@@ -99,3 +113,34 @@ def test_what_one_asked_wrongly_is_tried_alone() -> None:
         asked[13].result(10)
     writer.close()
     assert 99 not in {item for batch in seen for item in batch}
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "tries"),
+    [(sa.exc.OperationalError, 4, 2), (sa.exc.IntegrityError, 1, 5)],  # a locked database, one that cannot be stored
+)
+def test_a_locked_database_is_waited_for_once_and_not_by_each_in_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: type[sa.exc.DBAPIError], refused: int, tries: int
+) -> None:
+    store.add_tasks(tasks(9))
+    people = [store.add_reviewer(f"r{k}") for k in range(4)]
+    asked: list[list[str]] = []
+    begun, all_here = threading.Event(), threading.Event()
+    take = turns.take
+
+    def troubled(db: Any, batch: Sequence[Turn], *more: Any) -> list[Taken]:
+        begun.set()
+        all_here.wait(20)  # the first is alone, the others come together
+        asked.append([turn.reviewer_id for turn in batch])
+        if kind is sa.exc.OperationalError or people[2] in asked[-1]:
+            raise kind("INSERT", None, Exception("database is locked"))
+        return take(db, batch, *more)
+
+    monkeypatch.setattr(turns, "take", troubled)
+    futures = [store.submit(Turn(people[0], NOW, want=1))]
+    begun.wait(20)
+    futures += [store.submit(Turn(who, NOW, want=1)) for who in people[1:]]
+    all_here.set()
+    errors = [future.exception(20) for future in futures]
+    assert [type(error) for error in errors if error is not None] == [StoreTrouble] * refused
+    assert len(asked) == tries

@@ -114,8 +114,7 @@ class Access:
         """
         known = self.known(cookie)
         if known is None:
-            self._look_up()
-            known = self.known(cookie) or self._newcomer(cookie)
+            known = self._among(self._look_up(), cookie) or self._newcomer(cookie)
         if known is None:
             raise SignedOut("you are signed out: open your link again, or ask the coordinator for a new one")
         return known
@@ -123,16 +122,18 @@ class Access:
     def known(self, cookie: str | None) -> Reviewer | None:
         """The same as far as it was looked up some seconds ago; asks no database."""
         people, until = self._people
-        if until <= time.monotonic():
-            return None
+        return None if until <= time.monotonic() else self._among(people, cookie)
+
+    def _among(self, people: dict[str, Reviewer], cookie: str | None) -> Reviewer | None:
         return people.get(self._session_hash(cookie)) if self.login else people[LOCAL_ID]
 
-    def _look_up(self) -> None:
-        """Everybody at once, which is cheaper than each on their own."""
+    def _look_up(self) -> dict[str, Reviewer]:
+        """Everybody at once, which is cheaper than each on their own: by the hash of their token."""
         with self._looking:
             if self._people[1] <= time.monotonic():
                 people = self.store.signed_in() if self.login else {LOCAL_ID: self.store.reviewer(LOCAL_ID)}
                 self._people = (people, time.monotonic() + KNOWN_S)
+            return self._people[0]
 
     def _newcomer(self, cookie: str | None) -> Reviewer | None:
         """Somebody who joined at another server since."""
@@ -152,8 +153,9 @@ class Access:
         return hashed
 
     def forget(self) -> None:
-        """People were changed: look everybody up again."""
-        self._people = ({}, -math.inf)
+        """People were changed: look everybody up again, also where others were being looked up meanwhile."""
+        with self._looking:
+            self._people = ({}, -math.inf)
 
     def join(self, link_token: str, name: str) -> tuple[Reviewer, str]:
         """Use a link, once: the person, and the cookie of their session.

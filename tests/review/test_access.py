@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from geoslave.review.access import (
     is_set_up,
     token_hash,
 )
-from geoslave.review.store import InvitationRefused, Store, UnknownReviewer, open_store
+from geoslave.review.store import InvitationRefused, Reviewer, Store, UnknownReviewer, open_store
 from tests.review.review_factory import add_review, client_of, signed_in
 
 
@@ -109,6 +110,35 @@ def test_who_is_shut_out_is_out_at_once(access: Access, store: Store) -> None:
     assert access.who(cookie) == person
     store.change_reviewer(person.id, disabled=True)
     access.forget()
+    with pytest.raises(SignedOut):
+        access.who(cookie)
+
+
+def test_who_is_shut_out_while_others_are_looked_up_is_out_too(
+    access: Access, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, cookie = access.join(access.invite("reviewer"), "Amina")
+    looked, go_on = threading.Event(), threading.Event()
+    look_up = store.signed_in
+
+    def slowly() -> dict[str, Reviewer]:
+        people = look_up()
+        looked.set()
+        go_on.wait(20)
+        return people
+
+    monkeypatch.setattr(store, "signed_in", slowly)
+    asking = threading.Thread(target=access.who, args=[cookie])
+    asking.start()
+    looked.wait(20)
+    store.change_reviewer(person.id, disabled=True)
+    forgetting = threading.Thread(target=access.forget)
+    forgetting.start()
+    forgetting.join(0.2)  # it may have to wait for the other
+    go_on.set()
+    for thread in (asking, forgetting):
+        thread.join(20)
+    assert access.known(cookie) is None
     with pytest.raises(SignedOut):
         access.who(cookie)
 

@@ -274,6 +274,90 @@ def test_a_connection_cut_after_the_vote_arrived_counts_it_once(open_page: Open,
     assert store.votes() == [] and store.verify().records == 2
 
 
+def test_a_vote_that_somebody_else_turned_away_is_kept_and_one_of_ours_is_not(
+    open_page: Open, store: Store, tmp_path: Path
+) -> None:
+    add_review(store, tmp_path, 6)
+    page = open_page()
+    turned_away: list[int] = []
+
+    def answer(route: Route) -> None:
+        strange = [
+            {"status": 404, "body": "<h1>nginx</h1>", "content_type": "text/html"},
+            {"status": 403, "body": "null", "content_type": "application/json"},
+        ]
+        if len(turned_away) < len(strange):
+            route.fulfill(**strange[len(turned_away)])  # type: ignore[arg-type]
+            turned_away.append(1)
+        else:
+            route.continue_()
+
+    page.route("**/api/votes", answer)
+    press(page, "y", 1)
+    expect(page.locator("#sending")).to_have_text("Offline: 1 kept, sent later")
+    all_sent(page)
+    assert len(turned_away) == 2 and len(store.votes()) == 1
+    expect(page.locator("#count")).to_have_text("1 answered")
+    page.unroute("**/api/votes")
+    refusal = {"message": "no", "kind": "Retired"}
+    page.route("**/api/votes", lambda route: route.fulfill(status=409, json=refusal))
+    wait_for_task(page)
+    page.keyboard.press("n")
+    expect(page.locator("#said")).to_have_text("One of your answers was no longer needed.")
+    all_sent(page)
+    expect(page.locator("#count")).to_have_text("1 answered")
+    assert len(store.votes()) == 1
+
+
+def test_what_a_coordinator_settled_cannot_be_undone(open_page: Open, store: Store, tmp_path: Path) -> None:
+    add_review(store, tmp_path, 6)
+    page = open_page()
+    for number in (1, 2):
+        press(page, "y", number)
+    all_sent(page)
+    first, second = store.votes()
+    store.settle(second.task_id, store.add_reviewer("Chief", "coordinator"), "no")
+    page.keyboard.press("z")
+    expect(page.locator("#said")).to_contain_text("settled")
+    expect(page.locator("#count")).to_have_text("2 answered")
+    page.keyboard.press("z")
+    expect(page.locator("#count")).to_have_text("1 answered")
+    assert store.votes() == [second] and first.task_id != second.task_id
+
+
+SERVICE_WORKER = """async ({ source, kept, line }) => {
+    const held = new Map(kept ? [["/web/api.js", "kept"]] : []), heard = {};
+    const cache = { match: async (path) => held.get(path), put: async (path) => held.set(path, "put") };
+    const scope = { addEventListener: (name, react) => { heard[name] = react; }, location: { origin: "http://x" } };
+    const lines = { stalls: () => new Promise(() => {}), cut: async () => { throw new TypeError("cut"); },
+        slow: () => new Promise((go) => setTimeout(() => go({ ok: true, clone: () => "new", told: "new" }), 60)) };
+    const soon = (call) => setTimeout(call, 20);
+    const caches = { open: async () => cache };
+    new Function("self", "caches", "fetch", "setTimeout", source)(scope, caches, lines[line], soon);
+    let answer;
+    const request = { url: "http://x/web/api.js", method: "GET" };
+    heard.fetch({ request, respondWith: (given) => { answer = given; } });
+    return answer.then((came) => came.told ?? came, (error) => `error: ${error.message}`);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("kept", "line", "came"),
+    [
+        (True, "stalls", "kept"),
+        (True, "slow", "kept"),
+        (True, "cut", "kept"),
+        (False, "slow", "new"),
+        (False, "cut", "error: cut"),
+    ],
+)
+def test_a_line_that_hangs_does_not_keep_the_page_waiting(browser: Browser, kept: bool, line: str, came: str) -> None:
+    with _context(browser, {}) as context:
+        page = context.new_page()
+        source = (WEB / "offline.js").read_text()
+        assert page.evaluate(SERVICE_WORKER, {"source": source, "kept": kept, "line": line}) == came
+
+
 def test_marks_by_mouse_and_by_keyboard(open_page: Open, store: Store, tmp_path: Path) -> None:
     add_review(store, tmp_path, 0, search=2, zooms=("near",))
     page = open_page()

@@ -1,10 +1,12 @@
-// The server, spoken to in JSON. `ApiError.status` is 0 where it could not be reached.
+// The server, spoken to in JSON. `ApiError.status` is 0 where it could not be reached; `kind` names a refusal of our
+// server and is empty where somebody else answered (a proxy, the sign-in page of a network).
 
 export class ApiError extends Error {
-  constructor(status, message, retryAfter = 0) {
+  constructor(status, message, retryAfter = 0, kind = "") {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.kind = kind;
   }
 
   get offline() {
@@ -25,8 +27,9 @@ export async function call(method, path, body = undefined, { patience = 15000 } 
   } catch {
     throw new ApiError(0, "The server cannot be reached just now.");
   }
-  const said = await answer.json().catch(() => ({}));
-  throw new ApiError(answer.status, said.message || `The server answered ${answer.status}.`, Number(answer.headers.get("Retry-After")) || 0);
+  const said = (await answer.json().catch(() => null)) ?? {};
+  const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
+  throw new ApiError(answer.status, said.message || `The server answered ${answer.status}.`, retryAfter, said.kind);
 }
 
 export const get = (path) => call("GET", path);

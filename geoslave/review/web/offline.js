@@ -1,8 +1,9 @@
 // Service worker: the page itself comes without a connection too, so that a reload loses nothing. The newest files are
-// taken wherever the server answers. Tasks, votes and pictures are never kept here: pictures of places are not to lie
+// taken wherever the server answers soon. Tasks, votes and pictures are never kept here: pictures of places are not to lie
 // on volunteers' disks.
 
 const KEPT = "geoslave-page-1";
+const PATIENCE = 4000; // milliseconds: on a line that neither works nor fails, what is kept here comes instead
 const FILES = [
   "/",
   ...["api.js", "icon.svg", "outbox.js", "review.js", "style.css", "theme.js", "viewer.js"].map((name) => `/web/${name}`),
@@ -35,13 +36,11 @@ self.addEventListener("fetch", (event) => {
 
 async function newest(request, path) {
   const cache = await caches.open(KEPT);
-  try {
-    const answer = await fetch(request);
+  const held = () => cache.match(path);
+  const fetched = fetch(request).then(async (answer) => {
     if (answer.ok) await cache.put(path, answer.clone());
     return answer;
-  } catch (error) {
-    const held = await cache.match(path);
-    if (held) return held;
-    throw error;
-  }
+  });
+  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE)).then(held);
+  return (await Promise.race([fetched.catch(held), late])) ?? fetched; // not kept: the line's own answer, or its error
 }

@@ -6,6 +6,11 @@ import { post } from "./api.js";
 const PREFIX = "geoslave.vote.";
 const LONGEST_WAIT = 30000;
 
+// Whether our server refused this vote, for good. Else it stays and is sent again: cut off, busy, signed out, or the
+// way was closed and nobody looked at the vote (a proxy, a network's sign-in page, a server that answers elsewhere).
+const isFinal = (error) =>
+  error.status >= 400 && error.status < 500 && ![401, 408, 429].includes(error.status) && !["", "Forbidden", "Http"].includes(error.kind);
+
 // How many votes wait on this device, whoever gave them.
 export const waitingHere = () => Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).length;
 
@@ -80,8 +85,7 @@ export class Outbox {
         this.wait = 1000;
         this.offline = false;
       } catch (error) {
-        // cut off, busy, or signed out: it stays and is sent again; refused: it will never be taken
-        if (!error.status || error.status >= 500 || [401, 408, 429].includes(error.status)) {
+        if (!isFinal(error)) {
           this.offline = error.status !== 401;
           this.timer = setTimeout(() => this.flush(), error.retryAfter * 1000 || this.wait);
           this.wait = Math.min(this.wait * 2, LONGEST_WAIT);

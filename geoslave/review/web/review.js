@@ -428,6 +428,7 @@ async function undo() {
       if (state.outbox.holds(last.vote.key)) throw new ApiError(0, "That answer is on its way: undo it when you are connected again.");
       await post(`/api/votes/${last.vote.key}/undo`);
     } catch (error) {
+      if (error.status === 409) state.past.pop(); // settled meanwhile: it stands, and the one before may be undone
       showProgress();
       return say(error.offline ? "No connection: the last answer can be undone later." : error.message);
     }

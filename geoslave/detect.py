@@ -154,6 +154,7 @@ def provenance(package: ModelPackage, results: Sequence[SceneResult], request: R
         "threshold_low": low,
         "confidence": package.spec.confidence.meaning,
         "calibrated": package.spec.confidence.calibrated,
+        "operating_confidence": package.spec.confidence.operating,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **more,
     }

@@ -13,6 +13,8 @@ from geoslave.cli.estimate_files import read_layer
 if TYPE_CHECKING:
     import geopandas as gpd
 
+    from geoslave.region.layout import RegionFolder, RunFolder
+
 
 @click.command(
     "frame",
@@ -49,7 +51,7 @@ def frame_command(
 ) -> None:
     """Cut searched ground into tiles with their detections: the frame of a count.
 
-    WHERE is the folder of a region, whose blocks say what failed or was not run, or a layer of detections with
+    WHERE is a region, by its name or folder, whose blocks say what failed or was not run, or a layer of detections with
     --ground. Tiles that were not searched are in the frame with their status: a count refuses them, or reviews them.
     """
     from geoslave.detections.frame import gaps, make_frame
@@ -81,21 +83,56 @@ def frame_command(
 def _sources(searched: Path, ground: Path | None, aoi: Path | None) -> tuple[Path, Path, Path | None]:
     """The layer of detections, the polygons that were searched, and the area of interest."""
     from geoslave.errors import EstimateError
-    from geoslave.region.layout import RegionFolder
+    from geoslave.region.layout import region_named
 
-    if not searched.is_dir():
+    region = None if searched.is_file() else region_named(str(searched))
+    run = None if region is None else region.latest_run()
+    if region is None and not searched.is_dir() and (ground is not None or searched.suffix):
         if ground is None:
-            raise click.UsageError("a layer does not say where was looked: give --ground, or the folder of a region")
+            raise click.UsageError("a layer does not say where was looked: give --ground, or the region it is of")
         return searched, ground, aoi
-    region = RegionFolder(searched)
-    run = region.latest_run()
-    if run is None:
-        raise EstimateError(f"{searched} is no region that was run: give its folder (regions/NAME), or a layer")
+    if region is None or run is None:
+        raise EstimateError(f"{searched} is no region that was run: give its name or folder, or a layer")
     layer = run.path / "detections.gpkg"
     if not layer.is_file():
         raise EstimateError(f"{run.path.name} has no detections.gpkg yet: make it with  geoslave region export")
+    if ground is None:
+        _check_one_run(region, run, layer)
     own = run.aoi if run.aoi.is_file() else None
     return layer, ground or region.blocks, aoi or own
+
+
+def _check_one_run(region: RegionFolder, run: RunFolder, layer: Path) -> None:
+    """Refuse blocks and detections that are not of one state of one run.
+
+    Raises:
+        EstimateError: then.
+    """
+    from geoslave.detections.export import read_provenance
+    from geoslave.errors import EstimateError
+
+    blocks, told = region.blocks_run(), read_provenance(layer)
+    if blocks not in (None, run.path.name):
+        raise EstimateError(
+            f"{region.blocks} shows the blocks of {blocks}, the detections are of {run.path.name}: run it again "
+            f"(geoslave region run {region.name}; nothing is done twice), then export it again"
+        )
+    missing = int(told.get("blocks_missing") or 0)
+    if told.get("run", run.path.name) != run.path.name or (missing and missing > _left(region, run)):
+        raise EstimateError(
+            f"{layer} is older than what was run since: run it again (geoslave region run {region.name}; nothing is "
+            "done twice), then export it again"
+        )
+
+
+def _left(region: RegionFolder, run: RunFolder) -> int:
+    """What a run has not done: blocks, and inputs nobody could look at, which have no blocks yet."""
+    from geoslave.region.layout import read_json
+
+    ground = read_layer(region.blocks)
+    inputs = (read_json(run.description) or {}).get("inputs", ())
+    unseen = sum(not run.grid(one["name"]).is_file() for one in inputs)
+    return unseen + (int((ground["state"] != "done").sum()) if "state" in ground else 0)
 
 
 def _outline(path: Path) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, required=True, help="The report (.html).")
 @click.option("--pdf", type=PATH, help="Also as PDF; needs Chromium, Chrome or Edge on this machine.")
 @click.option("--detections", type=PATH, help="A layer, a region or its run: for the map and the model.")
-@click.option("--min-confidence", type=SHARE, help="Of detections on the map. [default: the layer's]")
+@click.option("--min-confidence", type=SHARE, help="Of detections on the map. [default: what the model stands by]")
 @click.option("--areas", type=PATH, help="Polygons to draw; coloured where FIGURES hold a count by area.")
 @click.option("--area-name", metavar="COLUMN", help="The polygons' column of names. [default: the first with text]")
 @click.option("--title", help="[default: made from what was looked for]")
@@ -109,10 +109,11 @@ def _ground(options: dict[str, Any]) -> Ground:
 def _detections(path: Path, min_confidence: float | None) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     from geoslave.detections.export import filter_detections, read_detections, read_provenance
     from geoslave.errors import EstimateError
-    from geoslave.region.layout import RegionFolder
+    from geoslave.region.layout import region_named
 
-    if path.is_dir():
-        run = RegionFolder(path).latest_run() if (path / "region.yaml").is_file() else None
+    region = None if path.is_file() else region_named(str(path))
+    if region is not None or path.is_dir():
+        run = None if region is None else region.latest_run()
         inside = (run.path if run else path) / "detections.gpkg"
         if not inside.is_file():
             raise EstimateError(
@@ -120,7 +121,9 @@ def _detections(path: Path, min_confidence: float | None) -> tuple[gpd.GeoDataFr
             )
         path = inside
     origin = read_provenance(path)
-    lowest = min_confidence if min_confidence is not None else float(origin.get("min_confidence") or 0.0)
+    # a GeoPackage of a region keeps what the model does not stand by, to be filtered later
+    own = max(float(origin.get(name) or 0.0) for name in ("min_confidence", "operating_confidence"))
+    lowest = own if min_confidence is None else min_confidence
     return filter_detections(read_detections(path), lowest), {**origin, "min_confidence": lowest}
 
 

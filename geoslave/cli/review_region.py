@@ -27,19 +27,18 @@ def of_region(name: str) -> Found | None:
         GeoslaveError: if the region has no finished run, or its imagery is no raster that can be shown as it is.
     """
     from geoslave.region.config import read_config
-    from geoslave.region.layout import REGIONS, RegionFolder, RunFolder
+    from geoslave.region.layout import RegionFolder, RunFolder, region_named
 
     path = Path(name)
     if (path / "run.json").is_file():
         region, run = RegionFolder(path.parent.parent), RunFolder(path)
     else:
-        folder = next((one for one in (Path(REGIONS) / name, path) if (one / "region.yaml").is_file()), None)
-        if folder is None:
+        named = region_named(name)
+        if named is None:
             return None
-        region = RegionFolder(folder)
-        latest = region.latest_run()
+        region, latest = named, named.latest_run()
         if latest is None:
-            raise GeoslaveError(f"{folder} was not run yet: geoslave region run {folder.name}")
+            raise GeoslaveError(f"{region.path} was not run yet: geoslave region run {region.name}")
         run = latest
     layer = run.path / "detections.gpkg"
     if not layer.is_file():

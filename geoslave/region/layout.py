@@ -72,6 +72,15 @@ class RegionFolder:
     def blocks(self) -> Path:
         return self.path / "blocks.geojson"
 
+    def blocks_run(self) -> str | None:
+        """The name of the run whose blocks `blocks` shows; None if it does not say."""
+        try:
+            with self.blocks.open(encoding="utf-8") as file:
+                told = json.loads(file.readline() + "]}").get("run")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return None if told is None else str(told)
+
     @property
     def addresses(self) -> Path:
         """Which versions of remote files the items' addresses held when they were last asked."""
@@ -168,9 +177,9 @@ def find_region(name: str, regions: str | Path = REGIONS) -> RegionFolder:
     Raises:
         GeoslaveError: if there is none.
     """
-    for folder in (Path(regions) / name, Path(name)):
-        if (folder / "region.yaml").is_file():
-            return RegionFolder(folder)
+    region = region_named(name, regions)
+    if region is not None:
+        return region
     known = ", ".join(sorted(path.parent.name for path in Path(regions).glob("*/region.yaml"))) or "none"
     raise GeoslaveError(
         f"no region '{name}' in {regions}/ (there: {known}): make it with  geoslave region init {name} ..."
@@ -180,6 +189,12 @@ def find_region(name: str, regions: str | Path = REGIONS) -> RegionFolder:
 def whole_files(folder: Path, pattern: str) -> Iterator[Path]:
     """The files under a folder that fit a pattern, without those in the making."""
     return (path for path in folder.glob(pattern) if not path.name.startswith(_DRAFT))
+
+
+def region_named(name: str, regions: str | Path = REGIONS) -> RegionFolder | None:
+    """A region by its name or folder; None if there is none."""
+    folders = (Path(regions) / name, Path(name))
+    return next((RegionFolder(folder) for folder in folders if (folder / "region.yaml").is_file()), None)
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:

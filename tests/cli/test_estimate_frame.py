@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,41 @@ def test_a_failed_block_stops_the_count(region: Path, run: Run, tmp_path: Path) 
     status, printed, _ = run("estimate", "count", out, tmp_path / "reviews.csv", "--gaps", "stratum", "--json")
     names = [stratum["name"] for stratum in json.loads(printed)["sample"]["strata"]]
     assert status == 0 and "not searched" in names
+
+
+def tell(region: Path, **told: str) -> None:
+    """What the layer of detections says of its origin."""
+    with sqlite3.connect(next(region.glob("runs/*/detections.gpkg"))) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS geoslave_provenance (key TEXT, value TEXT)")
+        database.executemany("INSERT INTO geoslave_provenance VALUES (?, ?)", told.items())
+
+
+def test_a_region_is_found_by_its_name(region: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, printed, err = run("estimate", "frame", "made", "--out", "frame.csv")
+    assert status == 0 and "frame.csv" in printed, err
+    assert "no region that was run" in run("estimate", "frame", "mode", "--out", "other.csv")[2]
+
+
+def test_detections_and_blocks_of_two_states_are_refused(region: Path, run: Run, tmp_path: Path) -> None:
+    tell(region, run="2026-03-01_abc", blocks_missing="1")
+    assert run("estimate", "frame", region, "--out", tmp_path / "a.csv")[0] == 0
+    blocks = gpd.read_file(region / "blocks.geojson").assign(state="done")
+    blocks.to_file(region / "blocks.geojson", driver="GeoJSON")
+    status, _, err = run("estimate", "frame", region, "--out", tmp_path / "b.csv")
+    assert status == 1 and "export it again" in err and not (tmp_path / "b.csv").exists()
+    told = (region / "blocks.geojson").read_text()
+    features = json.dumps(json.loads(told)["features"])[1:]
+    head = '{"type": "FeatureCollection", "name": "blocks", "run": "2026-02-01_old", "features": ['
+    (region / "blocks.geojson").write_text(f"{head}\n{features}}}\n")
+    status, _, err = run("estimate", "frame", region, "--out", tmp_path / "b.csv")
+    assert status == 1 and "blocks of 2026-02-01_old" in err
+
+
+def test_a_layer_of_another_run_is_refused(region: Path, run: Run, tmp_path: Path) -> None:
+    tell(region, run="2026-02-01_old")
+    status, _, err = run("estimate", "frame", region, "--out", tmp_path / "b.csv")
+    assert status == 1 and "export it again" in err
 
 
 def test_what_lacks_is_told(region: Path, run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import date
@@ -16,6 +17,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geoslave.detections.export import write_detections
 from geoslave.errors import EstimateError, GeoslaveError, OutputError
 from geoslave.release.report import Cover, Ground, page, write_report
 from geoslave.release.report_pdf import find_browser, print_pdf
@@ -280,6 +282,19 @@ def test_the_whole_path_of_a_user(
     pdf = ("--out", tmp_path / "q.html", "--pdf", tmp_path / "q.pdf")
     assert "needs Chromium" in run("estimate", "report", tmp_path / "c.json", *pdf)[2]
     assert not (tmp_path / "q.html").exists()
+
+
+def test_the_map_shows_what_the_model_stands_by(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    found = country(60)
+    found["confidence"] = [0.9] * 40 + [0.1] * 20
+    layer = tmp_path / "kilns.gpkg"
+    write_detections(found, layer, provenance={**PROVENANCE, "min_confidence": 0.0, "operating_confidence": 0.6})
+    (tmp_path / "c.json").write_text(json.dumps(count()))
+    asked = ("estimate", "report", tmp_path / "c.json", "--detections", layer, "--out")
+    assert run(*asked, tmp_path / "own.html")[0] == 0
+    assert "of 40 lie" in (tmp_path / "own.html").read_text()
+    assert run(*asked, tmp_path / "all.html", "--min-confidence", "0")[0] == 0
+    assert "of 60 lie" in (tmp_path / "all.html").read_text()
 
 
 def test_printed_as_pdf(tmp_path: Path) -> None:

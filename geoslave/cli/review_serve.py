@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geoslave.cli.common import PATH, answer, example, json_option, note
-from geoslave.errors import GeoslaveError, MissingExtra, OutputError
+from geoslave.cli.serving import listening, serve_until_stopped
+from geoslave.errors import GeoslaveError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from geoslave.review.store import Store
 
 DATABASE = "review.sqlite"
@@ -75,34 +71,14 @@ def serve(
         if looking_for:
             store.set_setting("looking_for", looking_for)
         app = create_app(store, folder, login=login)
-        with _listening(host, port) as door:
+        with listening(host, port) as door:
             shown = "127.0.0.1" if host == "0.0.0.0" else _bracketed(host)
             address = f"{'https' if certificate else 'http'}://{shown}:{port}"
             _tell(address, login=login, exposed=host not in LOCAL_HOSTS and not (certificate or behind_proxy))
             if in_browser:
                 click.launch(address)
-            _run(app, door, proxy_headers=behind_proxy, ssl_certfile=certificate, ssl_keyfile=key)
+            serve_until_stopped(app, door, proxy_headers=behind_proxy, ssl_certfile=certificate, ssl_keyfile=key)
     click.echo("Stopped. Every vote that was accepted is kept.")
-
-
-def _run(app: FastAPI, door: socket.socket, **options: Any) -> None:
-    """Serve until Ctrl-C."""
-    try:
-        import uvicorn
-    except ImportError:
-        raise MissingExtra("the review page", "review") from None
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,  # who looked when is nobody's business
-        server_header=False,
-        forwarded_allow_ips="127.0.0.1",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        **options,
-    )
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[door])
 
 
 @click.command(
@@ -173,18 +149,6 @@ def open_review(review: str, pictures: Path | None = None) -> tuple[Store, Path]
     if not file.is_file():
         raise GeoslaveError(f"{review}: there is no review here: make one with  geoslave review create")
     return open_store(file), pictures or file.parent
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            door.bind((host, port))
-        except OSError as error:
-            why = error.strerror or error
-            raise OutputError(f"{host}:{port} cannot be opened ({why}): choose another --port") from error
-        yield door
 
 
 def _tell(address: str, *, login: bool, exposed: bool) -> None:

@@ -53,14 +53,14 @@ def review(
     many sites were found, how many may remain, and whether going on is worth it; when enough is known, a model is
     trained from the page or with  geoslave search train.
     """
-    from geoslave.cli.review_serve import _listening, _run
+    from geoslave.cli.serving import listening, serve_until_stopped
     from geoslave.search.app import create_app, training_command
     from geoslave.search.pages import Desk
 
     if like is None and unlike is not None:
         raise click.UsageError("--unlike goes with --like: a campaign begins with examples")
     opened = _opened(campaign, like, unlike, target, page_size)
-    with _alone(opened.folder, "its page is open already: close that one first"), _listening("127.0.0.1", port) as door:
+    with _alone(opened.folder, "its page is open already: close that one first"), listening("127.0.0.1", port) as door:
         opened = open_campaign_at(campaign)  # whoever had it may have answered more
         sought = target_of(opened, target)
         for line in doubts(opened.index, sought):
@@ -72,7 +72,7 @@ def review(
         if in_browser:
             click.launch(address)
         try:
-            _run(app, door)
+            serve_until_stopped(app, door)
         finally:
             app.state.training.stop()
     click.echo(f"Stopped. Go on with  geoslave search review {campaign}")

@@ -23,7 +23,7 @@ from geoslave.search import SearchError
 
 LEVEL = 0.95
 _GRID = 20_000
-"""Totals that are tried, all of them in smaller searches; between two of them the interval takes the wider."""
+"""Totals that the prior is spread over, all of them in smaller searches; between two the interval takes the wider."""
 _WORTH_CLICKS = 25
 """Clicks for a site that are still worth it."""
 
@@ -85,11 +85,12 @@ def remaining(draws: Sequence[AuditDraw], chips: int, found: int, unseen: int, l
     """
     if not 0 <= found <= chips - unseen or unseen < 0 or not 0 < level < 1:
         raise SearchError(f"{found} sites among {chips - unseen} chips looked at cannot be: check the answers")
-    totals = _totals(chips, found, unseen)
+    spread = _totals(chips)
+    prior = _log_prior(spread)
+    evidence = np.logaddexp.reduce(_log_likelihood(draws, spread) + prior - np.logaddexp.reduce(prior))
+    totals = _tried(spread, chips, found, unseen)
     support = _log_likelihood(draws, totals)
-    prior = -np.log1p(totals) + np.log(_widths(totals))
-    joint = support + prior - np.logaddexp.reduce(prior)
-    evidence = np.logaddexp.reduce(joint)
+    joint = support + _log_prior(totals)
     kept = support > evidence + np.log(1 - level)
     possible = (totals >= found) & (totals <= found + unseen)
     low, high = _limits(totals, kept & possible, possible, found, unseen)
@@ -137,16 +138,30 @@ def worth_going_on(left: Remaining, recent: Sequence[bool]) -> Advice:
     return Advice(False, f"Stop, or help it: none of the last {len(recent)} likely chips was a site. {told}; {advice}.")
 
 
-def _totals(chips: int, found: int, unseen: int) -> NDArray[np.int64]:
-    """Totals K that are tried, from 0 to all chips, the ends of what is possible among them."""
+def _totals(chips: int) -> NDArray[np.int64]:
+    """Totals K that the prior is spread over, from 0 to all chips.
+
+    They must not depend on what was found: Ville's inequality needs a prior that is fixed before the first draw.
+    """
     if chips <= _GRID:
         return np.arange(chips + 1)
     near = np.arange(_GRID // 4)
-    far = np.geomspace(_GRID // 4, chips, _GRID // 2)
+    far = np.geomspace(_GRID // 4, chips, 3 * _GRID // 4)
+    return np.unique(np.concatenate([near, far]).round().astype(np.int64))
+
+
+def _tried(spread: NDArray[np.int64], chips: int, found: int, unseen: int) -> NDArray[np.int64]:
+    """Totals of which it is asked whether the draws speak against them: finer just above what was found."""
+    if chips <= _GRID:
+        return spread
     above = found + np.geomspace(1, max(unseen, 1), _GRID // 4)
-    ends = [0, found, found + unseen, chips]
-    tried = np.unique(np.concatenate([near, far, above, ends]).round().astype(np.int64))
+    tried = np.unique(np.concatenate([spread, above, [found, found + unseen]]).round().astype(np.int64))
     return tried[tried <= chips]
+
+
+def _log_prior(totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[total], not brought to a sum of one: a total K counts 1 / (1 + K)."""
+    return -np.log1p(totals) + np.log(_widths(totals))
 
 
 def _widths(totals: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -41,6 +41,16 @@ def test_the_interval_holds_the_truth_at_every_round_at_once(sites: int, skill: 
     assert np.mean(always) >= 0.93
 
 
+def test_the_interval_holds_the_truth_among_more_chips_than_totals_are_tried() -> None:
+    rng = np.random.default_rng(7)
+    always = []
+    for _ in range(12):
+        sites = int(rng.integers(0, 3_000))
+        rounds = campaign(rng, 50_000, sites, float(rng.choice([1.0, 50.0])), 8)
+        always.append(all(one.low <= sites - one.found <= one.high for one in rounds))
+    assert np.mean(always) >= 0.9
+
+
 def test_it_narrows_as_the_audit_goes_on() -> None:
     rounds = campaign(np.random.default_rng(1), 800, 40, 50.0, 30)
     assert rounds[-1].high - rounds[-1].low < 0.4 * (rounds[0].high - rounds[0].low)

@@ -29,6 +29,7 @@ except ImportError:  # pragma: no cover - the core install
     raise MissingExtra("the page of a search", "review") from None
 
 from geoslave.review.access import Forbidden, check_local, check_origin, security_headers
+from geoslave.search import SearchError
 from geoslave.search import labels as l
 from geoslave.search import pages as d
 from geoslave.search import pictures as p
@@ -41,12 +42,19 @@ _SHARED = ("style.css", "theme.js", "api.js")
 """Files of the review page that this one uses."""
 PROGRESS = "training.json"
 MAX_BODY = 1 << 17
+
+
+class TrainingRefused(SearchError):
+    """A training is running, or too little is known to train with."""
+
+
 STATUS: dict[type[GeoslaveError], int] = {
     Forbidden: 403,
     p.NoSuchChip: 404,
     d.NotOnPage: 409,
     d.PageNotDone: 409,
     d.NothingToUndo: 409,
+    TrainingRefused: 409,
     l.BadMark: 422,
 }
 """Error -> HTTP status; others of ours are 400."""
@@ -89,27 +97,30 @@ class Training:
         self._folder = folder
         self._command = tuple(command)
         self._process: subprocess.Popen[str] | None = None
+        self._follower: threading.Thread | None = None
         self._turn = threading.Lock()
         self._told: dict[str, Any] = {}
 
     def start(self, more: Sequence[str]) -> None:
         """
         Raises:
-            Forbidden: if one is running.
+            TrainingRefused: if one is running.
         """
         with self._turn:
             if self.running:
-                raise d.PageNotDone("a training is running already: wait for it, or stop it")
+                raise TrainingRefused("a training is running already: wait for it, or stop it")
             (self._folder / PROGRESS).unlink(missing_ok=True)
             self._told = {}
             self._process = subprocess.Popen(
                 [*self._command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
-            threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
+            self._follower = threading.Thread(target=self._follow, args=(self._process,), daemon=True)
+            self._follower.start()
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        """Until it is known how it ended: else a failed one would look like the good one before it."""
+        return self._follower is not None and self._follower.is_alive()
 
     def stop(self) -> None:
         """End it; nothing of it is kept."""
@@ -118,10 +129,10 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """running, how far it is, what went wrong, and the last model of this campaign."""
-        progress = _read(self._folder / PROGRESS) if self.running else None
+        running = self.running
         return {
-            "running": self.running,
-            "progress": progress,
+            "running": running,
+            "progress": _read(self._folder / PROGRESS) if running else None,
             "failed": self._told.get("failed"),
             "last": _read(self._folder / "trained.json"),
         }
@@ -262,7 +273,7 @@ def _training(desk: Desk, training: Training | None) -> APIRouter:
         """Train a model on what is known, look with it, and ask about what it is unsure of."""
         round_ = desk.round()
         if not round_["ready"]:
-            raise d.PageNotDone(f"too little to train with: {' and '.join(round_['missing'])}")
+            raise TrainingRefused(f"too little to train with: {' and '.join(round_['missing'])}")
         known().start(["--start-from", body.start_from] if body.start_from else [])
         return known().state()
 

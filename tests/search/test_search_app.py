@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from geoslave.search.app import MAX_BODY, create_app
+from geoslave.search.app import MAX_BODY, Training, TrainingRefused, create_app
 from geoslave.search.pages import Desk
 from geoslave.search.pictures import SIDE
 from geoslave.targets import get_target
@@ -125,6 +129,29 @@ def test_no_marks_whatever_break_it(client: TestClient, marks: list[object]) -> 
     answer = client.post(f"/api/chips/{chip}/marks", json={"marks": marks})
     assert answer.status_code in (200, 422)
     client.post(f"/api/chips/{chip}/marks", json={"marks": []})
+
+
+def test_a_training_runs_until_it_is_known_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trained.json").write_text('{"held_out_f1": 0.9}')
+    told = threading.Event()
+    follow = Training._follow
+
+    def slowly(self: Training, process: subprocess.Popen[str]) -> None:
+        told.wait(30)
+        follow(self, process)
+
+    monkeypatch.setattr(Training, "_follow", slowly)
+    training = Training(tmp_path, [sys.executable, "-c", "raise SystemExit('Error: no imagery')"])
+    training.start([])
+    assert training._process is not None and training._follower is not None
+    training._process.wait(30)
+    assert training.state()["running"]
+    with pytest.raises(TrainingRefused, match="running already"):
+        training.start([])
+    told.set()
+    training._follower.join(30)
+    state = training.state()
+    assert not state["running"] and state["failed"] == "no imagery"
 
 
 def test_the_loop_over_http() -> None:

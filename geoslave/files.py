@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -49,6 +50,28 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         for left in path.parent.glob(f"{draft.name}*"):
             with suppress(OSError):
                 left.unlink()
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append lines to a file: on the disk when this returns. What a crash cut off before stays alone on its line.
+
+    Raises:
+        OSError: if the disk refuses; then the file is as it was.
+    """
+    text = "".join(f"{line}\n" for line in lines).encode()
+    with path.open("a+b", buffering=0) as file:  # with a buffer, closing would write once more what was refused
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            text = text if file.read(1) == b"\n" else b"\n" + text
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
 
 
 @contextmanager

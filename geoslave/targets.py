@@ -50,7 +50,9 @@ class Target(BaseModel):
     )
     gsd_m: Positive = Field(default=10, description="Coarsest imagery, in metres a pixel, in which it can be found.")
     chip_m: Positive | None = Field(
-        default=None, description="Side of a chip in a search. null: three times the typical length."
+        default=None,
+        description="Side of a chip in a search. null: 3.2 times the typical length; of large sites 480 m, or one "
+        "length.",
     )
     dates: int = Field(default=1, ge=1, le=4, description="Dates to look at: 2 for what comes and goes with a season.")
     season: str = Field(default="", max_length=2_000, description="When it can be seen.")
@@ -95,8 +97,12 @@ class Target(BaseModel):
 
     @property
     def search_chip_m(self) -> float:
-        """Side of a chip in a search, in metres."""
-        return self.chip_m or 3 * self.typical_m[0]
+        """Side of a chip in a search, in metres: about three sites, so that one fills enough of it to show.
+
+        Of large sites a piece of 480 m, as Amazon Mining Watch works on.
+        """
+        length = self.typical_m[0]
+        return self.chip_m or min(3.2 * length, max(length, 480.0))
 
 
 def read_target(path: Path) -> Target:

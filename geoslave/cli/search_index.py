@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from geoslave.search.campaign import Standing
-    from geoslave.search.index import ChipIndex
+    from geoslave.search.index import ChipIndex, Settings
+    from geoslave.targets import Target
 
 
 @click.command(
@@ -29,8 +30,18 @@ if TYPE_CHECKING:
 @click.option("--embedder", metavar="MODEL", help="What sees the chips: a model, or a folder with embedder.json.  "
               "[default: the region's model, else kiln-s2]")  # fmt: skip
 @click.option("--target", help="What will be sought: chips are cut to its size.")
-@click.option("--chip", "chip_px", type=click.IntRange(8, 512), help="Side of a chip in pixels.  [default: 48]")
-@click.option("--core", "core_px", type=click.IntRange(4, 512), help="Step from chip to chip.  [default: two thirds]")
+@click.option(
+    "--chip",
+    "chip_px",
+    type=click.IntRange(8, 512),
+    help="Side of a chip in pixels.  [default: the target's; 48 where none is known]",
+)
+@click.option(
+    "--core",
+    "core_px",
+    type=click.IntRange(4, 512),
+    help="Step from chip to chip.  [default: about two thirds of the chip]",
+)
 @click.option("--gsd", "gsd_m", type=click.FloatRange(0.01, 1000), help="Metres a pixel.  [default: the embedder's]")
 @click.option("--aoi", type=PATH, help="Polygons; with --scenes, only chips that touch them.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to compute with.  [default: one a core]")
@@ -72,16 +83,16 @@ def index(
     if region is not None:
         folder = find_region(region, regions)
         ground = region_ground(folder)
-        into, seen_by, sought = out or folder.path / "search", embedder or ground.config.model, ground.config.target
+        into, seen_by = out or folder.path / "search", embedder or ground.config.model
     else:
         if out is None:
             raise click.UsageError("--scenes needs --out, the folder of the index")
         area = None if aoi is None else read_aoi(aoi)
         ground = scenes_ground(scenes, aoi=area, bands=bands, crs=crs, nodata=nodata)
-        into, seen_by, sought = out, embedder or "kiln-s2", ""
+        into, seen_by = out, embedder or "kiln-s2"
     opened = open_embedder(seen_by, threads)
-    wanted = target or sought
-    settings = _settings(chip_px, core_px, gsd_m, get_target(wanted) if wanted else None, gsd_m or opened.spec.gsd_m)
+    sought = get_target(target) if target else None if region is None else ground.sought
+    settings = _settings(chip_px, core_px, gsd_m, sought, gsd_m or opened.spec.gsd_m)
     with progress(as_json) as step:
         built = build_index(ground, into, opened, settings, overwrite=overwrite, step=step)
     for text in built.notes:
@@ -105,7 +116,12 @@ def index(
     ),
 )
 @click.argument("index", type=PATH)
-@click.option("--like", type=PATH, required=True, help="Places of the kind that is sought; one is enough.")
+@click.option(
+    "--like",
+    type=PATH,
+    required=True,
+    help="Places of the kind that is sought: any layer or CSV of points; one is enough.",
+)
 @click.option("--unlike", type=PATH, help="Places that look alike and are not.")
 @click.option("--out", type=PATH, required=True, help="A layer: .gpkg, .geojson, .fgb or .parquet.")
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Chips in the layer.")
@@ -142,8 +158,8 @@ def query(
     with progress(as_json) as step:
         step("reading the index", 0, 3)
         opened = open_index(index)
-        yes = locate_examples(opened, _places(like))
-        no = None if unlike is None else locate_examples(opened, _places(unlike), "counter-examples")
+        yes = locate_examples(opened, read_places(like))
+        no = None if unlike is None else locate_examples(opened, read_places(unlike), "counter-examples")
         began = time.perf_counter()
         step("ranking", 1, 3)
         table = ranked(opened, as_answers(opened, yes, no), limit)
@@ -182,16 +198,19 @@ def status(index: Path, as_json: bool) -> None:
     opened = open_index(index, fresh=False)
     names = list_campaigns(opened) if one is None else [one]
     standings = {name: open_campaign(opened, name).standing() for name in names}
-    stale = opened.changed_scenes()
+    stale, damaged = opened.changed_scenes(), opened.damaged_files()
     facts = {
         "index": str(opened.folder),
         "chips": len(opened),
         "embedder": opened.facts["embedder"]["name"],
         "scenes": len(opened.facts["scenes"]),
         "changed_scenes": stale,
+        "damaged_files": damaged,
         "campaigns": {name: _standing_facts(standing) for name, standing in standings.items()},
     }
     lines = [f"{len(opened):,} chips of {facts['scenes']} scenes, seen by {facts['embedder']}  ({opened.folder})"]
+    if damaged:
+        lines.append(f"  damaged ({', '.join(damaged)}): make it anew with --overwrite")
     if stale:
         lines.append(f"  older than its scenes ({', '.join(stale[:3])}): make it anew with --overwrite")
     for name, standing in standings.items():
@@ -201,11 +220,13 @@ def status(index: Path, as_json: bool) -> None:
     answer(as_json, facts, lines)
 
 
-def _settings(chip_px: int | None, core_px: int | None, gsd_m: float | None, target: Any, gsd: float) -> Any:
+def _settings(
+    chip_px: int | None, core_px: int | None, gsd_m: float | None, target: Target | None, gsd: float
+) -> Settings:
     from geoslave.search.index import Settings, settings_for
 
     if chip_px is None and target is not None:
-        made = settings_for(target.typical_m[0], gsd)
+        made = settings_for(target.search_chip_m, gsd)
         chip_px, core_px = made.chip_px, core_px or made.core_px
     side = chip_px or 48
     core = core_px or max(4, side * 2 // 3)
@@ -214,22 +235,18 @@ def _settings(chip_px: int | None, core_px: int | None, gsd_m: float | None, tar
     return Settings(chip_px=side, core_px=core - (side - core) % 2, gsd_m=gsd_m)
 
 
-def _places(path: Path) -> gpd.GeoDataFrame:
-    import pyogrio
+def read_places(path: Path, target: Target | None = None) -> gpd.GeoDataFrame:
+    """Points and outlines as they stand in a layer or a CSV with lon and lat: a point stays a point.
 
-    from geoslave.errors import LabelError
+    Raises:
+        LabelError: if the file cannot be read, has no CRS, or holds no place.
+    """
+    from geoslave.labels.formats import read_labels
+    from geoslave.targets import get_target
 
-    if not path.is_file():
-        raise LabelError(f"{path} is not there: check the name")
-    try:
-        import geopandas
-
-        table = geopandas.read_parquet(path) if path.suffix == ".parquet" else pyogrio.read_dataframe(path)
-    except Exception as error:  # every driver has its own errors
-        raise LabelError(f"{path} cannot be read as places: {' '.join(str(error).split())}") from error
-    if not hasattr(table, "geometry"):
-        raise LabelError(f"{path} holds no places: give a layer of points, e.g. GeoJSON or GeoPackage")
-    return table
+    table = read_labels(path, target=target or get_target("brick_kiln"))  # of any size: points become points again
+    points = table.geometry.to_crs("EPSG:6933").centroid.to_crs(table.crs)
+    return table.set_geometry(table.geometry.where(table["kind"] != "point", points))
 
 
 def _layer(index: ChipIndex, table: gpd.GeoDataFrame, kind: str) -> gpd.GeoDataFrame:

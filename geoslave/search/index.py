@@ -1,7 +1,7 @@
 """An index of chips: every chip of a region embedded once, so that asking for more like these takes an instant.
 
     <index>/
-      index.json      the embedder, the chips' size, the scenes with their stamps; complete, or absent
+      index.json      the embedder, the chips' size, the scenes with their stamps, checksums; complete, or absent
       chips.parquet   GeoParquet: chip_id, scene_id, date, valid_fraction, row, col, geometry (longitude, latitude)
       vectors.npy     float16 [chip, number], rows as in chips.parquet, each of length one
       near.usearch    a graph of neighbours, where there are so many chips that it pays; alone of all files its
@@ -20,7 +20,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -46,17 +46,21 @@ from geoslave.imagery.scaling import scale
 from geoslave.model.package import ModelSpec, Thresholds
 from geoslave.model.predict import ahead
 from geoslave.region.config import RegionConfig
-from geoslave.region.grids import GridRecord, Input, area_on, ground, measure, open_input, stamp
-from geoslave.region.layout import RegionFolder, digest, locked, read_json, write_json, write_whole
+from geoslave.region.grids import GridRecord, Input, area_on, ground, measure, open_input, own_stamp, stamp
+from geoslave.region.layout import RegionFolder, digest, read_json, write_json, write_whole
 from geoslave.region.run import prepare
 from geoslave.search import SearchError
 from geoslave.search.embedder import Embedder, standardised
+from geoslave.search.lock import alone
+from geoslave.targets import Target, get_target
 
 FORMAT = 1
 PART = 16
 """Chips along a side of a part: a piece of work that is done, or lost and done again, as one."""
 _BATCH = 64
 _READ_AHEAD = 2
+_SEALED = ("chips.parquet", "vectors.npy")
+"""Files whose SHA-256 stands in index.json."""
 _SAMPLE = 200_000
 """Chips that tell how vectors are spread."""
 _GRAPH_FROM = 60_000
@@ -91,13 +95,9 @@ class Settings(BaseModel):
         return (self.chip_px - self.core_px) // 2
 
 
-def settings_for(length_m: float, gsd_m: float) -> Settings:
-    """Chips for sites of a length: about three sites wide, so that one fills enough of its chip to show.
-
-    Of large sites a piece of 480 m, as Amazon Mining Watch works on.
-    """
-    across_m = min(3.2 * length_m, max(length_m, 480.0))
-    chip = int(np.clip(2 * round(across_m / gsd_m / 2), 16, 128))
+def settings_for(chip_m: float, gsd_m: float) -> Settings:
+    """Chips of a width on the ground (`Target.search_chip_m`), 16 to 128 pixels; two thirds of it are the core."""
+    chip = int(np.clip(2 * round(chip_m / gsd_m / 2), 16, 128))
     core = 2 * round(chip / 3)
     return Settings(chip_px=chip, core_px=core)
 
@@ -112,6 +112,13 @@ class Ground:
     aoi: gpd.GeoSeries | None = None
     items: Path | None = None
     """STAC items of composites."""
+    own_target: Target | None = None
+    """What `config.target` means, where that is no preset."""
+
+    @property
+    def sought(self) -> Target:
+        """What the region's model looks for."""
+        return self.own_target or get_target(self.config.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ def region_ground(region: RegionFolder) -> Ground:
     """
     job = prepare(region)
     inputs = tuple(_absolute(one) for one in job.inputs.values())
-    return Ground(inputs, job.config, job.aoi, job.items.absolute())
+    return Ground(inputs, job.config, job.aoi, job.items.absolute(), job.package.spec.own_target)
 
 
 def scenes_ground(
@@ -161,7 +168,8 @@ def scenes_ground(
     """
     given = [str(path) for path in paths]
     inputs = tuple(
-        _absolute(Input(name, path, (), None, stamp(path))) for path, name in zip(given, scene_ids(given), strict=True)
+        _absolute(Input(name, path, (), None, own_stamp(path)))
+        for path, name in zip(given, scene_ids(given), strict=True)
     )
     if not inputs:
         raise SearchError("there is no scene to index: give one or more rasters with --scenes")
@@ -181,11 +189,12 @@ def build_index(
     """Embed every chip once. Running it again goes on where it stopped; a finished index is left as it is.
 
     Args:
-        overwrite: make it anew where it was made of other scenes, by another embedder, or with other chips.
-            Campaigns are kept: chips keep their ids.
+        overwrite: make it anew where it is damaged, older than its scenes, or was made of other scenes, by another
+            embedder, or with other chips. Campaigns are kept: chips keep their ids.
 
     Raises:
-        SearchError: if another index is there, another process is at work, or no chip is left.
+        SearchError: if another index is there or it is damaged, another process is at work, no chip is left, or the
+            disk is too small.
         GeoslaveError: if a scene cannot be read or has not the embedder's bands; what is done stays.
     """
     settings = settings or Settings()
@@ -285,7 +294,7 @@ class ChipIndex:
             GeoslaveError: if it cannot be opened.
         """
         told = next(scene for scene in self.facts["scenes"] if scene["record"]["scene_id"] == scene_id)
-        config = RegionConfig.model_validate(self.facts["config"])
+        config = RegionConfig.read_again(self.facts["config"])
         items = None if self.facts["items"] is None else Path(self.facts["items"])
         spec = ModelSpec.model_validate(self.facts["reading"])
         with gdal_environment(), open_input(Input.from_dict(told["input"]), config, spec, items) as opened:
@@ -311,6 +320,10 @@ class ChipIndex:
             except GeoslaveError:
                 changed.append(str(scene["record"]["scene_id"]))
         return changed
+
+    def damaged_files(self) -> list[str]:
+        """Files that are not as they were written: all of them are read."""
+        return [name for name, told in self.facts["files"].items() if _sha256_of(self.folder / name) != told]
 
     def _graph(self) -> Any:
         path = self.folder / "near.usearch"
@@ -388,7 +401,7 @@ class _Times:
 
 def _prepare(on: Ground, folder: Path, embedder: Embedder, settings: Settings, overwrite: bool) -> _Job:
     """Check what stands in the folder, and look at every scene."""
-    spec = _reading_spec(embedder, settings, on.config.target)
+    spec = _reading_spec(embedder, settings, on)
     mark = digest(
         FORMAT,
         embedder.checksum,
@@ -398,31 +411,46 @@ def _prepare(on: Ground, folder: Path, embedder: Embedder, settings: Settings, o
         None if on.aoi is None else hashlib.sha256(on.aoi.union_all().wkb).hexdigest(),
     )
     finished = read_json(folder / "index.json")
-    begun = read_json(folder / "building.json")
     if finished is not None and finished["mark"] != mark and not overwrite:
         raise SearchError(
             f"{folder} holds an index of other scenes (or of another embedder, or other chips): "
             "choose another folder, or ask for --overwrite; answers are kept"
         )
-    if finished is not None and finished["mark"] != mark:
+    if finished is not None and (finished["mark"] != mark or (overwrite and not _usable(folder))):
         (folder / "index.json").unlink()
-    if begun is not None and begun["mark"] != mark:  # a draft of something else: nothing that anybody made by hand
-        shutil.rmtree(folder / "parts", ignore_errors=True)
+        finished = None
     job = _Job(on, folder, embedder, settings, spec, mark)
-    if finished is None or finished["mark"] != mark:
-        write_json(folder / "building.json", {"mark": mark})
+    if finished is None:
         job.records = _look(job)
+        _begin(job)
     return job
 
 
-def _reading_spec(embedder: Embedder, settings: Settings, target: str) -> ModelSpec:
+def _begin(job: _Job) -> None:
+    """Parts of an earlier run are gone on with if they are of the same files: else old and new would be mixed."""
+    now = {"mark": job.mark, "stamps": digest({name: record.stamps for name, record in job.records.items()})}
+    if read_json(job.folder / "building.json") != now:
+        shutil.rmtree(job.folder / "parts", ignore_errors=True)  # a draft: nothing that anybody made by hand
+        write_json(job.folder / "building.json", now)
+
+
+def _usable(folder: Path) -> bool:
+    """Whether an index that was finished is whole, and as old as its scenes."""
+    try:
+        return not open_index(folder).damaged_files()
+    except SearchError:
+        return False
+
+
+def _reading_spec(embedder: Embedder, settings: Settings, on: Ground) -> ModelSpec:
     """What the embedder needs, in the words that reading a region understands."""
     spec = embedder.spec
     return ModelSpec(
         name=spec.name,
         version=spec.version,
         title=spec.name,
-        target=target,
+        target=on.config.target,
+        own_target=on.own_target,
         classes=("site",),
         bands=spec.bands,
         gsd_m=settings.gsd_m or spec.gsd_m,
@@ -468,6 +496,8 @@ def _embed_parts(job: _Job, step: Step) -> _Times:
     times = _Times(parts=len(blocks))
     todo = [block for block in blocks if not _is_whole(job.part(block[0], block[2]))]
     times.before = len(blocks) - len(todo)
+    chips_of = [sum(len(block[3]) for block in some) for some in (todo, blocks)]
+    check_disk(job.folder, sum(chips_of), job.embedder.dimensions)
     began = time.perf_counter()
     opened = _Opened(job)
 
@@ -678,7 +708,10 @@ def _opened_graph(path: Path) -> Any:
         from usearch.index import Index
     except ImportError:
         raise MissingExtra("a search among so many chips", "search") from None
-    return Index.restore(str(path), view=True)
+    try:
+        return Index.restore(str(path), view=True)
+    except (ValueError, RuntimeError):  # damaged: looking at all vectors finds the same, only slower
+        return None
 
 
 def _facts(
@@ -697,6 +730,7 @@ def _facts(
         "centre": [float(value) for value in centre],
         "spread": [float(value) for value in spread],
         "bounds": [west, south, east, north],
+        "files": {name: _sha256_of(job.folder / name) for name in _SEALED},
         "config": job.on.config.model_dump(mode="json"),
         "reading": job.spec.model_dump(mode="json"),
         "items": None if job.on.items is None else str(job.on.items),
@@ -710,6 +744,8 @@ def _facts(
 
 def _standing(job: _Job) -> Built:
     index = open_index(job.folder, fresh=False)
+    if damaged := index.damaged_files():
+        raise SearchError(f"{job.folder} is damaged ({', '.join(damaged)}): make it anew with --overwrite")
     return Built(job.folder, len(index), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, ("the index was finished before",))
 
 
@@ -727,13 +763,7 @@ def _alone(folder: Path) -> Iterator[None]:
         raise SearchError(f"{folder} holds other things than an index: choose another folder")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(RegionFolder(folder)))
-        except GeoslaveError as error:
-            if "run already" in str(error):
-                raise SearchError(f"{folder} is being made by another process: wait for it") from error
-            raise
+    with alone(folder, "the index is being made by another process: wait for it"):
         for draft in folder.glob(".~*"):
             with suppress(OSError):
                 draft.unlink()
@@ -744,7 +774,7 @@ def _refuse_replaced(stamps: dict[str, str]) -> None:
     for path, before in stamps.items():
         if stamp(path) != before:
             raise SearchError(
-                f"{shown_path(path)} was replaced while the index was made: run again with --overwrite, it begins anew"
+                f"{shown_path(path)} was replaced while the index was made: run the same again, it begins anew"
             )
 
 
@@ -766,13 +796,25 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def check_disk(folder: Path, chips: int, dimensions: int) -> None:
+def _sha256_of(path: Path) -> str:
+    """Of a file's content; of none where it is gone."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def check_disk(folder: Path, vectors: int, dimensions: int) -> None:
     """Make sure that an index fits on the disk.
+
+    Args:
+        vectors: to be written, those of parts counted with those of the index.
 
     Raises:
         SearchError: if it does not.
     """
-    needed = chips * dimensions * 2 * 2.2
+    needed = vectors * dimensions * 2 * 1.4  # of each chip also its place, and its share of the graph
     standing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if needed > free_bytes(standing):
         raise SearchError(f"{folder}: {needed / 1e9:.1f} GB are needed, the disk has less: choose another folder")

@@ -502,7 +502,7 @@ def _look(
     if any(path is None for path in paths):
         notes.append(f"the imagery is a composite: look with  geoslave region init NAME --model {model}")
         return 0, 0
-    config = RegionConfig.model_validate(index.facts["config"])
+    config = RegionConfig.read_again(index.facts["config"])
     nodata = None if config.nodata in (None, "none") else float(config.nodata)
     request = Request(
         numbers=dict(config.bands) or None, crs=config.crs, nodata=nodata, trust_all=config.nodata == "none"

@@ -57,6 +57,44 @@ def test_from_a_scene_to_a_ranked_layer(run: Run, scene: Path, like: Path, tmp_p
     assert layer["confidence"].between(0, 1).all()
 
 
+def test_places_in_a_csv_are_taken_as_in_a_layer(run: Run, scene: Path, like: Path, tmp_path: Path) -> None:
+    index = make(run, scene, tmp_path)
+    point = gpd.read_file(like).geometry.iloc[0]
+    csv = tmp_path / "like.csv"
+    csv.write_text(f"lon,lat\n{point.x},{point.y}\n")
+    best = []
+    for given in (like, csv):
+        out = tmp_path / f"{given.suffix[1:]}.parquet"
+        status, _, err = run("search", "query", index, "--like", given, "--out", out, "--limit", 5)
+        assert status == 0, err
+        best.append(gpd.read_parquet(out)["detection_id"].tolist())
+    assert best[0] == best[1]
+
+
+def test_chips_are_as_wide_as_a_persons_own_target_says(run: Run, scene: Path, tmp_path: Path) -> None:
+    from geoslave.search.index import open_index
+    from geoslave.targets import get_target, target_yaml
+
+    own = tmp_path / "own.yaml"
+    own.write_text(target_yaml(get_target("mine").model_copy(update={"name": "my_site", "chip_m": 240.0})))
+    model = write_vector_model(tmp_path / "means")
+    given = ("--scenes", scene, "--out", tmp_path / "index", "--embedder", model, "--target", own)
+    status, _, err = run("search", "index", *given)
+    assert status == 0, err
+    assert open_index(tmp_path / "index").settings.chip_px == 24
+
+
+def test_damage_is_told_by_status_and_mended_as_it_says(run: Run, scene: Path, tmp_path: Path) -> None:
+    index = make(run, scene, tmp_path)
+    content = bytearray((index / "vectors.npy").read_bytes())
+    content[-3] ^= 1
+    (index / "vectors.npy").write_bytes(content)
+    assert "damaged (vectors.npy): make it anew with --overwrite" in run("search", "status", index)[1]
+    options = ("--embedder", tmp_path / "means", "--chip", 24, "--core", 16, "--overwrite")
+    assert run("search", "index", "--scenes", scene, "--out", index, *options)[0] == 0
+    assert "damaged" not in run("search", "status", index)[1]
+
+
 def test_ranked_chips_become_review_tasks(run: Run, scene: Path, like: Path, tmp_path: Path) -> None:
     index = make(run, scene, tmp_path)
     out, tasks = tmp_path / "ranked.geojson", tmp_path / "look"
@@ -97,7 +135,7 @@ def test_a_region_is_indexed_in_its_folder(run: Run, scene: Path, tmp_path: Path
     assert told["folder"] == str(folder / "search")
     status, out, err = run("search", "status", folder, "--json")
     assert status == 0, err
-    assert json.loads(out)["chips"] == told["chips"] == 64  # 320 m for a kiln: a step of 22 pixels
+    assert json.loads(out)["chips"] == told["chips"] == 25  # 480 m for a kiln: a step of 32 pixels
     assert run(*given)[0] == 0
 
 

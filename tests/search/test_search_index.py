@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import shapely
 
 from geoslave.errors import SceneError
@@ -21,6 +23,7 @@ from geoslave.search.campaign import ranked
 from geoslave.search.embedder import open_embedder
 from geoslave.search.index import Settings, build_index, open_index, scenes_ground, settings_for
 from geoslave.search.ranking import Answers
+from geoslave.targets import get_target
 from tests.factories import dark_field, with_kilns
 from tests.search.test_search_embedder import write_vector_model
 
@@ -195,16 +198,99 @@ def test_folders_of_other_things_are_left_alone(tmp_path: Path, scene: Path, emb
 def test_damage_is_told(tmp_path: Path, scene: Path, embedder: object) -> None:
     folder = tmp_path / "index"
     build_index(scenes_ground([scene]), folder, embedder, SMALL)
+    whole = _files(folder)
     (folder / "vectors.npy").write_bytes(b"")
-    with pytest.raises(SearchError, match="damaged"):
+    with pytest.raises(SearchError, match=r"damaged.*--overwrite"):
         open_index(folder)
+    with pytest.raises(SearchError, match=r"damaged.*--overwrite"):
+        build_index(scenes_ground([scene]), folder, embedder, SMALL)
+    build_index(scenes_ground([scene]), folder, embedder, SMALL, overwrite=True)
+    assert _files(folder) == whole
+    content = bytearray(whole["vectors.npy"])
+    content[-7] ^= 1  # of the right length, and wrong
+    (folder / "vectors.npy").write_bytes(content)
+    assert open_index(folder).damaged_files() == ["vectors.npy"]
+    with pytest.raises(SearchError, match=r"damaged \(vectors.npy\).*--overwrite"):
+        build_index(scenes_ground([scene]), folder, embedder, SMALL)
+    build_index(scenes_ground([scene]), folder, embedder, SMALL, overwrite=True)
+    assert _files(folder) == whole
+
+
+def over(scene: Path, folder: Path) -> Path:
+    """A VRT over a scene, in another folder."""
+    folder.mkdir(exist_ok=True)
+    vrt = folder / "mosaic.vrt"
+    with rasterio.open(scene) as file:
+        bands = "".join(
+            f'<VRTRasterBand dataType="Byte" band="{n}"><ColorInterp>{colour}</ColorInterp><SimpleSource>'
+            f'<SourceFilename relativeToVRT="0">{scene}'
+            f"</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource></VRTRasterBand>"
+            for n, colour in enumerate(("Red", "Green", "Blue"), start=1)
+        )
+        transform = ", ".join(map(str, file.transform.to_gdal()))
+        vrt.write_text(
+            f'<VRTDataset rasterXSize="{file.width}" rasterYSize="{file.height}"><SRS>{file.crs.to_wkt()}</SRS>'
+            f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
+        )
+    return vrt
+
+
+def test_a_tile_replaced_under_a_mosaic_is_noticed_and_mended(tmp_path: Path, scene: Path, embedder: object) -> None:
+    vrt, folder = over(scene, tmp_path / "vrt"), tmp_path / "index"
+    build_index(scenes_ground([vrt]), folder, embedder, SMALL)
+    os.utime(scene, ns=(1, 1))
+    with pytest.raises(SearchError, match="older than its scenes"):
+        open_index(folder)
+    build_index(scenes_ground([vrt]), folder, embedder, SMALL, overwrite=True)
+    assert open_index(folder).changed_scenes() == []
+
+
+def test_parts_of_imagery_that_was_replaced_are_thrown_away(tmp_path: Path, scene: Path, embedder: object) -> None:
+    vrt, settings = over(scene, tmp_path / "vrt"), Settings(chip_px=8, core_px=4)
+
+    def stop(_stage: str, done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(scenes_ground([vrt]), tmp_path / "index", embedder, settings, step=stop)
+    with rasterio.open(scene, "r+") as file:
+        file.write(255 - file.read())
+    os.utime(scene, ns=(1, 1))
+    assert build_index(scenes_ground([vrt]), tmp_path / "index", embedder, settings).done_before == 0
+    build_index(scenes_ground([vrt]), tmp_path / "anew", embedder, settings)
+    assert _files(tmp_path / "index") == _files(tmp_path / "anew")
+
+
+def test_a_disk_too_small_is_told_before_the_work(
+    tmp_path: Path, scene: Path, embedder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geoslave.search.index.free_bytes", lambda _: 100)
+    with pytest.raises(SearchError, match="the disk has less"):
+        build_index(scenes_ground([scene]), tmp_path / "index", embedder, SMALL)
+    assert not (tmp_path / "index" / "parts").exists()
+
+
+def test_an_index_of_a_region_with_a_persons_own_target(tmp_path: Path, scene: Path, embedder: object) -> None:
+    own = get_target("mine").model_copy(update={"name": "my_site", "chip_m": 240.0})
+    plain = scenes_ground([scene])
+    config = plain.config.model_copy(update={"target": own.name})
+    ground = replace(plain, config=config, own_target=own)
+    build_index(ground, tmp_path / "index", embedder, settings_for(ground.sought.search_chip_m, 10))
+    index = open_index(tmp_path / "index")
+    assert index.settings.chip_px == 24
+    assert index.read(0).pixels.shape == (3, 24, 24)
 
 
 def test_chips_are_cut_to_the_size_of_what_is_sought() -> None:
-    assert settings_for(100, 10).chip_px == 32  # a kiln: three of them wide
-    assert settings_for(480, 10).chip_px == 48  # a mine: 480 m
-    assert settings_for(15, 0.5).chip_px == 96
-    assert settings_for(12, 10).chip_px == 16
+    def width(length: float, chip_m: float | None = None) -> float:
+        size = {"typical_m": (length, length / 2), "length_m": (length / 2, length * 2), "chip_m": chip_m}
+        return get_target("mine").model_copy(update=size).search_chip_m
+
+    assert settings_for(width(100), 10).chip_px == 32  # three of them wide
+    assert settings_for(width(480), 10).chip_px == 48  # a large one: 480 m
+    assert settings_for(width(15), 0.5).chip_px == 96
+    assert settings_for(width(12), 10).chip_px == 16
+    assert settings_for(width(100, chip_m=700), 10).chip_px == 70  # as a person wants it
 
 
 def test_a_graph_of_neighbours_finds_what_looking_at_all_finds(
@@ -225,3 +311,8 @@ def test_a_graph_of_neighbours_finds_what_looking_at_all_finds(
     monkeypatch.undo()
     by_all = ranked(plain, answers, 5)["chip_id"].tolist()
     assert len(set(by_graph) & set(by_all)) >= 4
+    content = (graph.folder / "near.usearch").read_bytes()
+    for damaged in (b"", b"words", content[: len(content) // 2]):
+        (graph.folder / "near.usearch").write_bytes(damaged)
+        rows, _ = open_index(graph.folder).nearest(plain.vectors[20], 10)
+        assert rows.tolist() == plain.nearest(plain.vectors[20], 10)[0].tolist()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ import click
 from geoslave.cli.common import PATH, answer, example, json_option, note, progress
 
 if TYPE_CHECKING:
-    import geopandas as gpd
-
     from geoslave.search.campaign import Campaign
     from geoslave.search.index import ChipIndex
     from geoslave.targets import Target
@@ -55,12 +52,13 @@ def review(
     """
     from geoslave.cli.serving import listening, serve_until_stopped
     from geoslave.search.app import create_app, training_command
+    from geoslave.search.lock import alone
     from geoslave.search.pages import Desk
 
     if like is None and unlike is not None:
         raise click.UsageError("--unlike goes with --like: a campaign begins with examples")
     opened = _opened(campaign, like, unlike, target, page_size)
-    with _alone(opened.folder, "its page is open already: close that one first"), listening("127.0.0.1", port) as door:
+    with alone(opened.folder, "its page is open already: close that one first"), listening("127.0.0.1", port) as door:
         opened = open_campaign_at(campaign)  # whoever had it may have answered more
         sought = target_of(opened, target)
         for line in doubts(opened.index, sought):
@@ -121,6 +119,7 @@ def train(
     `geoslave search review` shows what the model was unsure of.
     """
     from geoslave.search.labels import Marks, label_table
+    from geoslave.search.lock import alone
     from geoslave.search.training import train_campaign
 
     opened = open_campaign_at(campaign)
@@ -129,7 +128,7 @@ def train(
     table = label_table(opened.index.chips, known, Marks(opened.folder).current(), sought)  # type: ignore[arg-type]
     work = opened.folder / "training"
     work.mkdir(exist_ok=True)
-    with _alone(work, "it is being trained already: wait for that"), progress(as_json) as bar:
+    with alone(work, "it is being trained already: wait for that"), progress(as_json) as bar:
         trained = train_campaign(
             opened.index,
             table,
@@ -181,17 +180,19 @@ def target_of(campaign: Campaign, given: str | None) -> Target:
     Raises:
         GeoslaveError: if nobody said, or it is no target.
     """
+    from geoslave.region.layout import write_whole
     from geoslave.search import SearchError
+    from geoslave.search.campaign import TARGET
     from geoslave.targets import get_target, read_target, target_yaml
 
-    kept = campaign.folder / "target.yaml"
+    kept = campaign.folder / TARGET
     if given is None and kept.is_file():
         return read_target(kept)
     named = given or campaign.settings.get("target")
     if not named:
         raise SearchError(f"campaign {campaign.name} names no target: say what is sought with --target")
     target = get_target(str(named))
-    kept.write_text(target_yaml(target), encoding="utf-8")
+    write_whole(kept, target_yaml(target).encode())
     return target
 
 
@@ -212,33 +213,11 @@ def doubts(index: ChipIndex, target: Target) -> list[str]:
     return told
 
 
-@contextmanager
-def _alone(folder: Path, why: str) -> Iterator[None]:
-    """One process at a time; the lock of one that died is free.
-
-    Raises:
-        SearchError: if another one is at it.
-    """
-    from geoslave.errors import GeoslaveError
-    from geoslave.region.layout import RegionFolder, locked
-    from geoslave.search import SearchError
-
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(RegionFolder(folder)))
-        except GeoslaveError as error:
-            if "already" not in str(error):
-                raise
-            raise SearchError(f"{folder}: {why}") from None
-        yield
-
-
 def _opened(path: Path, like: Path | None, unlike: Path | None, target: str | None, page_size: int) -> Campaign:
     """A campaign that is there, or a new one where there are examples."""
-    from geoslave.labels.formats import read_labels
+    from geoslave.cli.search_index import read_places
     from geoslave.search.campaign import start_campaign
     from geoslave.search.index import open_index
-    from geoslave.search.labels import Marks, keep_examples
     from geoslave.targets import get_target
 
     if like is None:
@@ -247,29 +226,17 @@ def _opened(path: Path, like: Path | None, unlike: Path | None, target: str | No
         raise click.UsageError("--like begins a campaign: say with --target what is sought (geoslave targets list)")
     sought = get_target(target)
     index, name = _index_and_name(path)
-    places = _places(like, sought)
     campaign = start_campaign(
         open_index(index),
         name,
-        places,
-        None if unlike is None else read_labels(unlike, target=sought),
-        target=sought.name,
+        read_places(like, sought),
+        None if unlike is None else read_places(unlike, sought),
+        target=sought,
         page_size=page_size,
     )
     for line in campaign.settings["notes"]:
         note(line)
-    keep_examples(campaign.index, places, Marks(campaign.folder))
-    target_of(campaign, target)
     return campaign
-
-
-def _places(path: Path, target: Target) -> gpd.GeoDataFrame:
-    """Points and outlines as they stand in a file: a point stays a point."""
-    from geoslave.labels.formats import read_labels
-
-    table = read_labels(path, target=target)
-    points = table.geometry.to_crs("EPSG:6933").centroid.to_crs(table.crs)
-    return table.set_geometry(table.geometry.where(table["kind"] != "point", points))
 
 
 def _index_and_name(path: Path) -> tuple[Path, str]:

@@ -2,7 +2,9 @@
 
     <index>/campaigns/<name>/
       campaign.json      what is sought, page size, seed
+      target.yaml        its sizes
       answers.jsonl      one line an answer, appended and never changed; a line cut by a crash is left out
+      marks.jsonl        where sites lie (geoslave.search.labels)
       pages/0001.json    what was shown and how it was chosen: written before anybody sees it
 
 Answers name chips by their id, which is made from content: a new index of the same chips keeps them. Where a
@@ -12,14 +14,13 @@ chip was answered twice the later answer counts, and both are told of.
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import geopandas as gpd
 import numpy as np
@@ -28,9 +29,11 @@ import shapely
 from numpy.typing import NDArray
 
 from geoslave.errors import OutputError
-from geoslave.region.layout import digest, read_json, write_json
+from geoslave.files import append_lines
+from geoslave.region.layout import digest, read_json, write_json, write_whole
 from geoslave.search import SearchError
 from geoslave.search.index import ChipIndex
+from geoslave.search.labels import MARKS, Answer, Marks, keep_examples
 from geoslave.search.ranking import (
     Answers,
     Background,
@@ -41,10 +44,11 @@ from geoslave.search.ranking import (
     next_page,
 )
 from geoslave.search.remaining import Advice, AuditDraw, Remaining, remaining, worth_going_on
+from geoslave.targets import Target, target_yaml
 
-Answer = Literal["yes", "no", "unsure"]
-ANSWERS = ("yes", "no", "unsure")
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
 CAMPAIGNS = "campaigns"
+TARGET = "target.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
 _RECENT = 40
 """Likely chips by which the yield is judged."""
@@ -69,7 +73,8 @@ class Shown:
     chip_ids: tuple[str, ...]
     how: tuple[str, ...]
     """likely, uncertain or audit; not for the reviewer's eyes."""
-    probability: tuple[float, ...]
+    audit_probability: tuple[float | None, ...]
+    """Chance of those that the audit drew; None of those that the ranking chose."""
     score: tuple[float, ...]
     answered: tuple[str | None, ...]
     """What was answered already."""
@@ -286,10 +291,10 @@ class Campaign:
             "page": number,
             "chip_ids": ids,
             "how": list(drawn.how),
-            "probability": [float(value) for value in drawn.probability],
+            "audit_probability": [None if np.isnan(value) else float(value) for value in drawn.audit_probability],
             "score": [round(float(value), 6) for value in drawn.score],
             "unseen": len(self.index) - sum(chip in self.index.rows for chip in known),
-            "found": sum(told == "yes" for chip, told in known.items() if chip in self.index.rows),
+            "lines": len(self._lines),
             "chips": self._chips_mark(),
         }
         write_json(self.folder / "pages" / f"{number:04d}.json", content)
@@ -314,36 +319,42 @@ class Campaign:
         told, known = self._told(number), self.known()
         there = [chip in self.index.rows for chip in told["chip_ids"]]  # another index may lack some
         cut = {key: [v for v, here in zip(told[key], there, strict=True) if here] for key in
-               ("chip_ids", "how", "probability", "score")}  # fmt: skip
+               ("chip_ids", "how", "audit_probability", "score")}  # fmt: skip
         return Shown(
             number=number,
             chip_ids=tuple(cut["chip_ids"]),
             how=tuple(cut["how"]),
-            probability=tuple(cut["probability"]),
+            audit_probability=tuple(cut["audit_probability"]),
             score=tuple(cut["score"]),
             answered=tuple(known.get(chip) for chip in cut["chip_ids"]),
         )
 
-    def _shown_as(self, chip_id: str) -> tuple[int | None, str, float]:
-        """(page, how, probability) of a chip that is answered now: as the latest page showed it, or by hand."""
+    def _shown_as(self, chip_id: str) -> tuple[int | None, str, float | None]:
+        """(page, how, audit probability) of a chip that is answered now: as the latest page showed it, or by hand."""
         for number in range(self._last_page(), 0, -1):
             told = self._told(number)
             if chip_id in told["chip_ids"]:
                 at = told["chip_ids"].index(chip_id)
-                return number, told["how"][at], told["probability"][at]
-        return None, "by hand", 1.0
+                return number, told["how"][at], told["audit_probability"][at]
+        return None, "by hand", None
 
     def _draws(self, done: Sequence[int], known: dict[str, str]) -> list[AuditDraw]:
         """The audit draws of pages answered whole, in the order of drawing, as the estimate takes them.
 
-        'unsure' is no site: a site is a chip that is answered with yes.
+        'unsure' is no site: a site is a chip that is answered with yes. What was found before a page is counted by
+        the answers that hold now, as the sites in all chips are: an answer corrected later counts on both sides.
         """
         draws: list[AuditDraw] = []
+        before: set[str] = set()
+        found_before = at = 0
         for number in done:
             told = self._told(number)
+            new = {line["chip_id"] for line in self._lines[at : told["lines"]]} - before
+            found_before += sum(known.get(chip) == "yes" for chip in new)
+            before, at = before | new, told["lines"]
             if told["chips"] != self._chips_mark():
                 continue  # drawn from other chips: says nothing about these
-            unseen, found = told["unseen"], told["found"]
+            unseen, found = told["unseen"], found_before
             for chip, how in zip(told["chip_ids"], told["how"], strict=True):
                 if how == "audit" and chip in known:
                     site = known[chip] == "yes"
@@ -370,14 +381,8 @@ class Campaign:
 
     def _append(self, lines: Sequence[dict[str, Any]]) -> None:
         path = self.folder / "answers.jsonl"
-        text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
         try:
-            with path.open("ab") as file:
-                if file.tell() and not _ends_whole(path):
-                    file.write(b"\n")  # what a crash cut stays alone on its line
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_lines(path, (json.dumps(line, ensure_ascii=False, sort_keys=True) for line in lines))
         except OSError as error:
             raise OutputError(
                 f"{path} cannot be written ({error.strerror}): free some space, then answer again"
@@ -391,18 +396,20 @@ def start_campaign(
     like: gpd.GeoDataFrame,
     unlike: gpd.GeoDataFrame | None = None,
     *,
-    target: str = "",
+    target: Target | None = None,
     page_size: int = 20,
     audit_share: float = 0.2,
     apart_m: float | None = None,
     seed: int = 0,
 ) -> Campaign:
-    """Begin a campaign from examples; one is enough.
+    """Begin a campaign from examples; one is enough. Their places are kept as marks.
+
+    Killed on the way, it was never begun: the same call begins it anew.
 
     Args:
         like: places of the kind that is sought, in any CRS.
         unlike: places that look alike and are not.
-        target: the kind's name, kept for labels.
+        target: what is sought; kept beside the campaign.
         audit_share: of each page that is drawn at random, to tell how many remain.
         apart_m: chips of one page are farther apart; None: two chips' widths.
 
@@ -420,7 +427,7 @@ def start_campaign(
     width = index.settings.core_px * index.facts["reading"]["gsd_m"]
     settings = {
         "name": name,
-        "target": target,
+        "target": "" if target is None else target.name,
         "page_size": page_size,
         "audit_share": audit_share,
         "apart_m": 2.0 * width if apart_m is None else apart_m,
@@ -430,11 +437,17 @@ def start_campaign(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pages").mkdir(exist_ok=True)
-    (folder / "answers.jsonl").unlink(missing_ok=True)  # of a start that was killed: campaign.json comes last
+    for left in ("answers.jsonl", MARKS, TARGET):  # of a start that was killed: campaign.json comes last
+        (folder / left).unlink(missing_ok=True)
     campaign = Campaign(folder, index, settings)
     told = [(yes.rows, "yes")] + ([] if no is None else [(no.rows, "no")])
     ids_ = index.chips["chip_id"].to_numpy()
-    campaign._append([_line(str(ids_[row]), answer, "example", None, 1.0, "") for rows, answer in told for row in rows])
+    campaign._append(
+        [_line(str(ids_[row]), answer, "example", None, None, "") for rows, answer in told for row in rows]
+    )
+    keep_examples(index, like, Marks(folder))
+    if target is not None:
+        write_whole(folder / TARGET, target_yaml(target).encode())
     write_json(folder / "campaign.json", settings)
     return campaign
 
@@ -472,10 +485,11 @@ def ranked(
         SearchError: if no answer is a site.
     """
     ranker = fit(index.vectors, answers, background)
-    if places is None:
-        places = shapely.get_coordinates(shapely.centroid(index.chips.geometry.to_numpy()))
     seen = np.union1d(answers.rows, answers.seen)
     among = _candidates(index, ranker, limit, len(seen))
+    if places is None:
+        places = np.zeros((len(index), 2))  # only those of candidates are looked at
+        places[among] = shapely.get_coordinates(shapely.centroid(index.chips.geometry.to_numpy()[among]))
     logits = ranker.logits(index.vectors[among])
     width = index.settings.core_px * index.facts["reading"]["gsd_m"]
     first = diverse_page(
@@ -549,13 +563,15 @@ def _campaign_folder(index: ChipIndex, name: str) -> Path:
     return index.folder / CAMPAIGNS / name
 
 
-def _line(chip_id: str, answer: str, how: str, page: int | None, probability: float, reviewer: str) -> dict[str, Any]:
+def _line(
+    chip_id: str, answer: str, how: str, page: int | None, audit_probability: float | None, reviewer: str
+) -> dict[str, Any]:
     return {
         "chip_id": chip_id,
         "answer": answer,
         "how": how,
         "page": page,
-        "inclusion_probability": probability,
+        "audit_probability": audit_probability,
         "reviewer": reviewer,
         "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
     }
@@ -576,9 +592,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue
     return lines
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -7,7 +7,6 @@ These marks are kept in `marks.jsonl`, one line a change, appended only; the las
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import geopandas as gpd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from geoslave.files import append_lines
 from geoslave.labels.table import COLUMNS, Tally, footprints
 from geoslave.search import SearchError
 from geoslave.search.index import ChipIndex
@@ -83,12 +83,7 @@ class Marks:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            with self._path.open("ab") as file:
-                if file.tell() and not _ends_whole(self._path):
-                    file.write(b"\n")  # a line that a crash cut off stays alone
-                file.write((json.dumps(line) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_lines(self._path, [json.dumps(line)])
         except OSError as error:
             raise SearchError(f"{self._path} cannot be written ({error.strerror}): free some space") from error
 
@@ -188,9 +183,3 @@ def _refuse_unusable(shape: BaseGeometry) -> None:
             raise BadMark(f"an outline of {len(shape.exterior.coords) - 1} corners: at most {MOST_CORNERS} are kept")
         if not shape.is_valid or shape.area == 0:
             raise BadMark("the outline crosses itself or has no area: undo its last corners, or draw it again")
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

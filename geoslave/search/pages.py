@@ -19,14 +19,13 @@ from shapely.geometry.base import BaseGeometry
 from geoslave.region.layout import read_json, write_json
 from geoslave.search import SearchError
 from geoslave.search.campaign import Campaign
-from geoslave.search.labels import BadMark, Marks, label_table
+from geoslave.search.labels import Answer, BadMark, Marks, label_table
 from geoslave.search.pictures import Pictures, Sight, View
 from geoslave.search.training import plan, read_unsure
 from geoslave.targets import Target
 
 Kind = Literal["ranking", "model", "place", "done"]
 """done: every chip was looked at."""
-Answer = Literal["yes", "no", "unsure"]
 DRAFT = "draft.json"
 _UNDOABLE = 200
 _INSIDE = 0.25

@@ -27,7 +27,7 @@ _ASSUMED = 600
 """Of them, those that are taken for negatives."""
 _RIDGE = 0.02
 _WEIGHT_OF_ASSUMED = 0.3
-"""All assumed negatives together, beside all answers of 'no', which weigh one."""
+"""All assumed negatives together; all answers of 'no' together weigh the rest of one, all sites one."""
 _CHUNK = 16_384
 _EARTH_M = 111_320.0
 """Metres in a degree of latitude."""
@@ -91,8 +91,11 @@ class Page:
     """[n] in the order of showing."""
     how: tuple[How, ...]
     """[n] why each is shown."""
-    probability: NDArray[np.float64]
-    """[n] chance each had to be drawn, given all answers before: 1 where the ranking chose it."""
+    audit_probability: NDArray[np.float64]
+    """[n] chance each had to be drawn by the audit, given all answers before; NaN where the ranking chose it.
+
+    No inclusion probability: the ranking may show a chip that the audit could have drawn.
+    """
     score: NDArray[np.float32]
     """[n] of the ranking when the page was made."""
 
@@ -221,8 +224,8 @@ def next_page(
     return _page(rows, how, n_audit / max(len(unseen), 1), logits[rows])
 
 
-def _page(rows: NDArray[np.int64], how: Sequence[How], audit_probability: float, logits: NDArray[Any]) -> Page:
-    chance = np.array([audit_probability if one == "audit" else 1.0 for one in how])
+def _page(rows: NDArray[np.int64], how: Sequence[How], of_audit: float, logits: NDArray[Any]) -> Page:
+    chance = np.array([of_audit if one == "audit" else np.nan for one in how])
     return Page(rows.astype(np.int64), tuple(how), chance, _logistic(np.asarray(logits, np.float32)))
 
 

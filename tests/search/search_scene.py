@@ -16,7 +16,7 @@ from geoslave.labels.synthetic import render_scene
 from geoslave.search.campaign import Campaign, start_campaign
 from geoslave.search.embedder import open_embedder
 from geoslave.search.index import ChipIndex, Settings, build_index, open_index, scenes_ground
-from geoslave.search.labels import Marks, keep_examples
+from geoslave.targets import get_target
 
 
 def write_scene(folder: Path, seed: int = 5, side: int = 512, kilns: int = 26) -> tuple[Path, gpd.GeoDataFrame]:
@@ -60,6 +60,4 @@ def begin(n_examples: int = 2, page_size: int = 12) -> Campaign:
     index, sites = shared()
     like = sites.iloc[:n_examples]
     like = like.set_geometry(like.geometry.representative_point())
-    campaign = start_campaign(index, f"c{uuid4().hex[:10]}", like, target="brick_kiln", page_size=page_size)
-    keep_examples(index, like, Marks(campaign.folder))
-    return campaign
+    return start_campaign(index, f"c{uuid4().hex[:10]}", like, target=get_target("brick_kiln"), page_size=page_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import shapely
 
+from geoslave.errors import OutputError
 from geoslave.search import SearchError
 from geoslave.search.campaign import (
     Campaign,
@@ -20,6 +23,8 @@ from geoslave.search.campaign import (
 )
 from geoslave.search.embedder import open_embedder
 from geoslave.search.index import ChipIndex, Settings, build_index, open_index, scenes_ground
+from geoslave.search.labels import Marks
+from geoslave.targets import get_target, read_target
 from tests.factories import dark_field, with_kilns
 from tests.search.test_search_embedder import write_vector_model
 
@@ -108,6 +113,79 @@ def test_contradictions_are_told_and_the_later_answer_counts(index: ChipIndex) -
     assert [(one.chip_id, one.answers) for one in told] == [(chip, ("yes", "no", "unsure"))]
     assert campaign.known()[chip] == "unsure"
     assert chip not in set(campaign.ranking()["chip_id"])
+
+
+def test_an_answer_corrected_later_counts_as_if_it_had_been_right_at_once(index: ChipIndex) -> None:
+    sites = truth(index)
+    told = {}
+    for name in ("right", "corrected"):
+        campaign = start_campaign(index, name, places(middle(KILNS[0])), page_size=12, audit_share=0.5, seed=2)
+        first = campaign.page().chip_ids
+        wrong = next(chip for chip in first if chip not in sites)
+        for chip in first:
+            campaign.answer(chip, "yes" if chip in sites or (name, chip) == ("corrected", wrong) else "no")
+        second = campaign.page().chip_ids if name == "right" else second_page(campaign, told["pages"])
+        for chip in second:
+            campaign.answer(chip, "yes" if chip in sites else "no")
+        if name == "corrected":
+            campaign.answer(wrong, "no")
+        told[name], told["pages"] = campaign.standing().remaining, campaign.folder / "pages"
+    assert told["corrected"] == told["right"]
+
+
+def second_page(campaign: Campaign, of_other: Path) -> tuple[str, ...]:
+    """The second page of another campaign, shown in this one: only what was answered before it differs."""
+    campaign.page()
+    path = campaign.folder / "pages" / "0002.json"
+    path.write_bytes((of_other / "0002.json").read_bytes())
+    again = open_campaign(campaign.index, campaign.name)
+    campaign._kept.clear()
+    return again.page().chip_ids
+
+
+def test_a_disk_that_refuses_an_answer_keeps_nothing_of_it(index: ChipIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = start_campaign(index, "kilns", places(middle(KILNS[0])), page_size=6)
+    before, chip = (campaign.folder / "answers.jsonl").read_bytes(), campaign.page().chip_ids[0]
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        campaign.answer(chip, "yes")
+    monkeypatch.undo()
+    assert (campaign.folder / "answers.jsonl").read_bytes() == before
+    assert chip not in campaign.known()
+
+
+def test_killed_while_it_begins_a_campaign_begins_anew_with_its_examples(
+    index: ChipIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kiln, other = places(middle(KILNS[0])), places(middle(KILNS[1]))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geoslave.search.campaign.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start_campaign(index, "kilns", other, target=get_target("mine"))
+    monkeypatch.undo()
+    assert list_campaigns(index) == []
+    campaign = start_campaign(index, "kilns", kiln, target=get_target("brick_kiln"))
+    assert campaign.standing().examples == 1
+    (marked,) = Marks(campaign.folder).current().values()
+    assert marked[0].distance(kiln.geometry.iloc[0]) < 1e-9
+    assert read_target(campaign.folder / "target.yaml").name == campaign.settings["target"] == "brick_kiln"
+
+
+def test_chips_the_ranking_chose_have_no_chance_written_beside_them(index: ChipIndex) -> None:
+    campaign = start_campaign(index, "kilns", places(middle(KILNS[0])), page_size=10)
+    page = campaign.page()
+    for chip in page.chip_ids:
+        campaign.answer(chip, "no")
+    lines = [json.loads(line) for line in (campaign.folder / "answers.jsonl").read_text().splitlines()]
+    chances = {line["how"]: line["audit_probability"] for line in lines}
+    assert chances == {"example": None, "likely": None, "uncertain": None, "audit": 2 / (len(index) - 1)}
 
 
 def test_half_a_page_has_no_part_in_the_estimate(index: ChipIndex) -> None:

@@ -90,8 +90,8 @@ def test_a_page_shows_unseen_chips_once_and_tells_their_chance(seed: int, size: 
     assert not np.isin(page.rows, answers.rows).any()
     audit = np.array([how == "audit" for how in page.how])
     assert audit.sum() == round(len(page.rows) * share)
-    assert np.allclose(page.probability[audit], audit.sum() / 56)
-    assert (page.probability[~audit] == 1).all()
+    assert np.allclose(page.audit_probability[audit], audit.sum() / 56)
+    assert np.isnan(page.audit_probability[~audit]).all()
 
 
 def test_the_audit_is_drawn_without_looking_at_the_ranking() -> None:

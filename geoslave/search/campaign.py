@@ -38,6 +38,7 @@ from geoslave.search.ranking import (
     Answers,
     Background,
     Ranker,
+    considered,
     diverse_page,
     fit,
     learn_background,
@@ -487,15 +488,22 @@ def ranked(
     ranker = fit(index.vectors, answers, background)
     seen = np.union1d(answers.rows, answers.seen)
     among = _candidates(index, ranker, limit, len(seen))
-    if places is None:
-        places = np.zeros((len(index), 2))  # only those of candidates are looked at
-        places[among] = shapely.get_coordinates(shapely.centroid(index.chips.geometry.to_numpy()[among]))
     logits = ranker.logits(index.vectors[among])
+    order = np.argsort(-logits, kind="stable")
+    top = np.sort(order[: considered(first_page) + len(seen)])
+    if places is None:
+        places = np.zeros((len(index), 2))  # only those of the top are looked at
+        places[among[top]] = shapely.get_coordinates(shapely.centroid(index.chips.geometry.to_numpy()[among[top]]))
     width = index.settings.core_px * index.facts["reading"]["gsd_m"]
     first = diverse_page(
-        logits, index.vectors, places, min(first_page, len(index)), seen=seen, apart_m=2 * width, candidates=among
+        logits[top],
+        index.vectors,
+        places,
+        min(first_page, len(index)),
+        seen=seen,
+        apart_m=2 * width,
+        candidates=among[top],
     )
-    order = np.argsort(-logits, kind="stable")
     rest = order[~np.isin(among[order], np.union1d(seen, first))]
     at = np.concatenate([np.searchsorted(among, first), rest])[: len(index) if limit is None else limit]
     rows = among[at]

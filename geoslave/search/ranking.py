@@ -145,6 +145,11 @@ def rank(logits: NDArray[np.floating[Any]], seen: NDArray[np.int64] | None = Non
     return order if seen is None or not len(seen) else order[~np.isin(order, seen)]
 
 
+def considered(size: int) -> int:
+    """Of the likeliest chips, how many a page of a size is chosen from."""
+    return max(20 * size, 200)
+
+
 def diverse_page(
     logits: NDArray[np.floating[Any]],
     vectors: NDArray[np.floating[Any]],
@@ -173,7 +178,7 @@ def diverse_page(
     if seen is not None and len(seen):
         fresh = ~np.isin(pool, seen)
         pool, value = pool[fresh], value[fresh]
-    best = np.argsort(-value, kind="stable")[: max(20 * size, 200)]
+    best = np.argsort(-value, kind="stable")[: considered(size)]
     pool, value = pool[best], value[best]
     return pool[_marginal(value, vectors[pool].astype(np.float32), places[pool], size, apart_m, variety)]
 

@@ -328,7 +328,7 @@ def _stamps(given: Input, config: RegionConfig, spec: ModelSpec, items: Path | N
         read = (file for item in chosen for file in item_files(item, config, spec))
         return stamps(inside for file in read for inside in (_files(file) if _shows_others(file) else [file]))
     found = stamps(_files(given.path))
-    if given.stamp not in (found[given.path], _together(found)):
+    if given.stamp != (_together(found) if _shows_others(given.path) else found[given.path]):
         raise ReplacedScene(f"{shown_path(given.path)} was replaced since the run began: run again, a new one begins")
     return found
 

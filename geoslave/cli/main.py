@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ import click
 
 from geoslave import __version__
 from geoslave.cli.common import example
+from geoslave.cli.lazy import LazyGroup
 from geoslave.errors import GeoslaveError
 
 COMMANDS = {
@@ -38,25 +38,9 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """Loads a command when it is used: `geoslave --help` answers at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"geoslave.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
 @click.group(
     cls=LazyGroup,
+    found_in={name: (f"geoslave.cli.{name}", "command", told) for name, told in COMMANDS.items()},
     epilog=example("geoslave demo", "geoslave detect scene.tif --model kiln-s2 --out kilns.gpkg"),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option
+from geoslave.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from geoslave.region.run import Progress
@@ -27,27 +27,10 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Finds a command's file when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, _, told) in COMMANDS.items()])
-
-
 @click.group(
     "region",
-    cls=_Commands,
+    cls=LazyGroup,
+    found_in=COMMANDS,
     epilog=example(
         "geoslave region init bihar --aoi bihar.geojson --target brick_kiln --model kiln-s2 --scenes 'tiles/*.tif'",
         "geoslave region plan bihar",

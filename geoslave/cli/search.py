@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
 from geoslave.cli.common import example
+from geoslave.cli.lazy import LazyGroup
 
 COMMANDS = {
     "index": ("geoslave.cli.search_index", "index", "Embed every chip of a region once."),
@@ -17,27 +16,10 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Finds a command's file when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, _, told) in COMMANDS.items()])
-
-
 @click.group(
     "search",
-    cls=_Commands,
+    cls=LazyGroup,
+    found_in=COMMANDS,
     epilog=example(
         "geoslave search index delta",
         "geoslave search query regions/delta --like ten_camps.geojson --out ranked.gpkg",

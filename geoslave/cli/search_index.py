@@ -12,7 +12,6 @@ from geoslave.cli.common import PATH, answer, example, json_option, note, overwr
 if TYPE_CHECKING:
     import geopandas as gpd
 
-    from geoslave.search.campaign import Standing
     from geoslave.search.index import ChipIndex, Settings
     from geoslave.targets import Target
 
@@ -206,7 +205,7 @@ def status(index: Path, as_json: bool) -> None:
         "scenes": len(opened.facts["scenes"]),
         "changed_scenes": stale,
         "damaged_files": damaged,
-        "campaigns": {name: _standing_facts(standing) for name, standing in standings.items()},
+        "campaigns": {name: standing.to_dict() for name, standing in standings.items()},
     }
     lines = [f"{len(opened):,} chips of {facts['scenes']} scenes, seen by {facts['embedder']}  ({opened.folder})"]
     if damaged:
@@ -294,20 +293,3 @@ def _tasks(index: ChipIndex, layer: gpd.GeoDataFrame, folder: Path, kind: str, q
     with progress(quiet) as step:
         made = create_review(layer, paths, folder, options, step=step)
     return made.tasks
-
-
-def _standing_facts(standing: Standing) -> dict[str, Any]:
-    left = standing.remaining
-    return {
-        "clicks": standing.clicks,
-        "examples": standing.examples,
-        "found": standing.found,
-        "refused": standing.refused,
-        "unsure": standing.unsure,
-        "pages": standing.pages,
-        "remaining": {name: getattr(left, name) for name in left.__slots__},
-        "go_on": standing.advice.go_on,
-        "advice": standing.advice.words,
-        "contradictions": [{"chip_id": one.chip_id, "answers": list(one.answers)} for one in standing.contradictions],
-        "notes": list(standing.notes),
-    }

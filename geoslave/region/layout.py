@@ -106,6 +106,19 @@ class RegionFolder:
             return None
         return RunFolder(max(runs, key=lambda path: (_changed(path / "progress.json"), path.name)))
 
+    def ran(self) -> RunFolder:
+        """The run that was worked on last.
+
+        Raises:
+            GeoslaveError: if there is none.
+        """
+        run = self.latest_run()
+        if run is None:
+            raise GeoslaveError(
+                f"region {self.name} has not been run yet: start it with  geoslave region run {self.name}"
+            )
+        return run
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:

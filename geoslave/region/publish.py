@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from geoslave.detections.export import check_output, filter_detections, write_detections
-from geoslave.errors import GeoslaveError
-from geoslave.region.blocks import open_job
+from geoslave.region.blocks import Job, open_job
+from geoslave.region.grids import GridRecord
 from geoslave.region.layout import RegionFolder
-from geoslave.region.merge import merge
+from geoslave.region.merge import Merged, merge
 from geoslave.region.run import known_records
 
 DEFAULTS = (".gpkg", ".geojson", ".parquet")
@@ -31,6 +31,17 @@ class Exported:
     n_confident: int
 
 
+def merge_latest(region: RegionFolder, allow_gaps: bool) -> tuple[Job, Mapping[str, GridRecord], Merged]:
+    """The run that was worked on last: its job, its grids, and its detections.
+
+    Raises:
+        GeoslaveError: if there is none, or blocks are missing and `allow_gaps` is false.
+    """
+    job = open_job(region.ran())
+    records = known_records(job)
+    return job, records, merge(job, records, allow_gaps=allow_gaps)
+
+
 def export_region(
     region: RegionFolder,
     outputs: Sequence[Path] = (),
@@ -48,11 +59,7 @@ def export_region(
         GeoslaveError: if there is no run, or blocks are missing and `allow_gaps` is false.
         OutputError: if a file is there already or cannot be written.
     """
-    run = region.latest_run()
-    if run is None:
-        raise GeoslaveError(
-            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
-        )
+    run = region.ran()
     own = not outputs
     paths = [run.path / f"detections{ending}" for ending in DEFAULTS] if own else list(outputs)
     for path in paths:

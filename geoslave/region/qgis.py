@@ -15,7 +15,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import shapely
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -26,12 +25,11 @@ from geoslave.errors import GeoslaveError
 from geoslave.imagery.catalog import load_items
 from geoslave.imagery.geotiff import gdal_environment
 from geoslave.imagery.raster import Raster
-from geoslave.region.blocks import Job, open_job
+from geoslave.region.blocks import Job
 from geoslave.region.grids import GridRecord, open_input
 from geoslave.region.layout import RegionFolder, read_json
-from geoslave.region.merge import merge
+from geoslave.region.publish import merge_latest
 from geoslave.region.records import read_record
-from geoslave.region.run import known_records
 from geoslave.region.scoremaps import join_scores, scored_blocks
 
 FOLDER = "qgis"
@@ -79,17 +77,10 @@ def export_project(
         GeoslaveError: if there is no run, or blocks are missing and `allow_gaps` is false.
         OutputError: if the folder is there already or cannot be written.
     """
-    run = region.latest_run()
-    if run is None:
-        raise GeoslaveError(
-            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
-        )
-    job = open_job(run)
-    records = known_records(job)
-    merged = merge(job, records, allow_gaps=allow_gaps)
+    job, records, merged = merge_latest(region, allow_gaps)
     operating = job.package.spec.confidence.operating if min_confidence is None else min_confidence
     notes = list(merged.notes)
-    if scores and not any((run.path / "scores").glob("*/*.tif")):
+    if scores and not any((job.run.path / "scores").glob("*/*.tif")):
         scores = False
         notes.append("the run kept no score maps (keep_scores: false): the project has none")
     ready = [record for record in records.values() if record.status == "ok"]
@@ -97,7 +88,7 @@ def export_project(
     facts = [f"{len(merged.gaps.missing)} blocks missing"] if merged.gaps else []
     project = write_project(
         merged.detections,
-        folder or run.path / FOLDER,
+        folder or job.run.path / FOLDER,
         provenance={**merged.provenance, "min_confidence": 0.0},
         title=f"{region.name}: {job.package.spec.title}",
         min_confidence=operating,
@@ -111,7 +102,7 @@ def export_project(
         ),
         overwrite=overwrite or folder is None,
     )
-    return Handed(project, run.path.name, len(merged.detections), operating, merged.gaps.missing, tuple(notes))
+    return Handed(project, job.run.path.name, len(merged.detections), operating, merged.gaps.missing, tuple(notes))
 
 
 def block_table(job: Job, records: Mapping[str, GridRecord]) -> gpd.GeoDataFrame:
@@ -127,7 +118,7 @@ def block_table(job: Job, records: Mapping[str, GridRecord]) -> gpd.GeoDataFrame
         if not blocks:
             continue
         rows += [_block_facts(job, record.name, block.name, private) for block in blocks]
-        outlines = np.array([_outline(record, block.core) for block in blocks], object)
+        outlines = np.array([record.outline(block.core) for block in blocks], object)
         shapes += list(to_wgs84(outlines, record.geobox.crs.proj))
     columns = ["grid", "block", "status", "n_objects", "reason"]
     table = gpd.GeoDataFrame(rows, columns=columns, geometry=shapes, crs="EPSG:4326")
@@ -159,12 +150,6 @@ def _without(text: str, folders: Sequence[str]) -> str:
     for folder in folders:
         text = re.sub(rf"(?:file://)?{re.escape(folder)}[\\/]", "", text)
     return text
-
-
-def _outline(record: GridRecord, core: Window) -> shapely.Polygon:
-    affine = record.geobox.affine
-    box = shapely.box(core.col_off, core.row_off, core.col_off + core.width, core.row_off + core.height)
-    return shapely.transform(box, lambda xy: np.column_stack(affine @ (xy[:, 0], xy[:, 1])))
 
 
 def _area(job: Job) -> gpd.GeoDataFrame | None:

@@ -31,17 +31,17 @@ from geoslave.detect import grid_footprint
 from geoslave.detections.export import write_detections
 from geoslave.detections.qgisrasters import copy_raster
 from geoslave.detections.schema import COLUMNS, STATEMENT
-from geoslave.errors import GeoslaveError, OutputError
+from geoslave.errors import OutputError
 from geoslave.imagery.catalog import load_items
 from geoslave.imagery.geotiff import shown_path
 from geoslave.imagery.items import projection_fields
 from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
 from geoslave.model.package import ModelPackage, copy_package_files
-from geoslave.region.blocks import Job, open_job
+from geoslave.region.blocks import Job
 from geoslave.region.grids import GridRecord
 from geoslave.region.layout import RegionFolder
-from geoslave.region.merge import Merged, merge
-from geoslave.region.run import known_records
+from geoslave.region.merge import Merged
+from geoslave.region.publish import merge_latest
 from geoslave.region.scoremaps import join_scores, scored_blocks
 from geoslave.release.folder import hand_over
 
@@ -114,14 +114,7 @@ def export_catalogue(
             recipient say nothing.
         OutputError: if the folder is there already, or folder or log cannot be written.
     """
-    run = region.latest_run()
-    if run is None:
-        raise GeoslaveError(
-            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
-        )
-    job = open_job(run)
-    records = known_records(job)
-    merged = merge(job, records, allow_gaps=allow_gaps)
+    job, records, merged = merge_latest(region, allow_gaps)
     counted: dict[str, int] = {}
 
     def fill(draft: Path, marks: Mapping[str, Any]) -> None:
@@ -139,7 +132,7 @@ def export_catalogue(
     )
     found = len(merged.detections)
     return Catalogue(
-        folder, release_id, run.path.name, counted["scenes"], counted["scores"], found, merged.gaps.missing
+        folder, release_id, job.run.path.name, counted["scenes"], counted["scores"], found, merged.gaps.missing
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from geoslave.errors import GeoslaveError
 from geoslave.region.layout import RegionFolder, is_running, read_json, whole_files
 
 
@@ -37,11 +36,7 @@ def region_status(region: RegionFolder) -> Status:
     Raises:
         GeoslaveError: if there is none yet.
     """
-    run = region.latest_run()
-    if run is None:
-        raise GeoslaveError(
-            f"region {region.name} has not been run yet: start it with  geoslave region run {region.name}"
-        )
+    run = region.ran()
     running = is_running(region)
     told = read_json(run.progress) or {}
     blocks = sum(len(grid["blocks"]) for path in whole_files(run.grids, "*.json") if (grid := read_json(path)))

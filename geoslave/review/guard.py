@@ -29,7 +29,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send = _with_headers(send, scope)
+        send = with_headers(send, scope)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             host = headers.get("host", "")
@@ -86,14 +86,15 @@ async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"message": message, "kind": "TooLarge"}, 413, {"Connection": "close"})(scope, receive, send)
 
 
-def _with_headers(send: Send, scope: Scope) -> Callable[[Message], Awaitable[None]]:
+def with_headers(send: Send, scope: Scope) -> Callable[[Message], Awaitable[None]]:
+    """What sends an answer with the security headers, to be kept by no cache unless it says otherwise."""
     added = _HEADERS[scope.get("scheme") == "https"]
 
-    async def with_headers(message: Message) -> None:
+    async def headed(message: Message) -> None:
         if message["type"] == "http.response.start":
             held = {name.lower() for name, _ in message["headers"]}
             extra = added + ([] if b"cache-control" in held else [(b"cache-control", b"no-store")])
             message = {**message, "headers": [*message["headers"], *extra]}
         await send(message)
 
-    return with_headers
+    return headed

@@ -28,7 +28,8 @@ try:
 except ImportError:  # pragma: no cover - the core install
     raise MissingExtra("the page of a search", "review") from None
 
-from geoslave.review.access import Forbidden, check_local, check_origin, security_headers
+from geoslave.review.access import Forbidden, check_local, check_origin
+from geoslave.review.guard import with_headers
 from geoslave.search import SearchError
 from geoslave.search import labels as l
 from geoslave.search import pages as d
@@ -347,7 +348,7 @@ class _Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send = _with_headers(send)
+        send = with_headers(send, scope)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         try:
@@ -392,16 +393,3 @@ def _again(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return once
-
-
-def _with_headers(send: Send) -> Callable[[Message], Awaitable[None]]:
-    added = [(name.lower().encode(), value.encode()) for name, value in security_headers(False).items()]
-
-    async def with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            held = {name.lower() for name, _ in message["headers"]}
-            extra = added + ([] if b"cache-control" in held else [(b"cache-control", b"no-store")])
-            message = {**message, "headers": [*message["headers"], *extra]}
-        await send(message)
-
-    return with_headers

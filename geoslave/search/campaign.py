@@ -17,7 +17,7 @@ import json
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -112,6 +112,12 @@ class Standing:
     advice: Advice
     contradictions: tuple[Contradiction, ...]
     notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        told = asdict(self)
+        advice = told.pop("advice")
+        return {**told, "go_on": advice["go_on"], "advice": advice["words"]}
 
 
 def locate_examples(index: ChipIndex, points: gpd.GeoDataFrame, what: str = "examples") -> Located:

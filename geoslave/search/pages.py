@@ -304,20 +304,11 @@ class Desk:
     def _told(self) -> dict[str, Any]:
         standing = self.campaign.standing()
         planned = plan(self.labels())
-        left, known = standing.remaining, self._known()
+        known = self._known()
         return {
-            "clicks": standing.clicks,
-            "examples": standing.examples,
-            "found": standing.found,
-            "refused": standing.refused,
-            "unsure": standing.unsure,
-            "pages": standing.pages,
+            **standing.to_dict(),
             "chips": len(self.campaign.index),
-            "remaining": asdict(left),
-            "go_on": standing.advice.go_on,
-            "advice": standing.advice.words,
             "contradictions": len(standing.contradictions),
-            "notes": list(standing.notes),
             "taught": {**asdict(planned.taught), "sites": planned.taught.sites},
             "missing": list(planned.missing),
             "ready": planned.ready,

@@ -95,15 +95,6 @@ def write_detections(
     return path
 
 
-def write_style_beside(path: str | Path, columns: Sequence[str] = (), overwrite: bool = False) -> Path:
-    """Write `NAME.qml` beside a layer, which QGIS loads with it; one that is there stays unless `overwrite`."""
-    style = Path(path).with_suffix(".qml")
-    if overwrite or not style.exists():
-        with _appearing(style) as temporary:
-            temporary.write_text(qgis.detections_qml(columns), encoding="utf-8")
-    return style
-
-
 def read_detections(path: str | Path) -> gpd.GeoDataFrame:
     """Read a detections table from any of the four formats.
 

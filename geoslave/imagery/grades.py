@@ -48,8 +48,3 @@ def confidence_colour(confidence: float) -> Colour:
     channels = zip(*(colour for _, colour in RAMP), strict=True)
     red, green, blue = (round(float(np.interp(confidence, stops, channel))) for channel in channels)
     return red, green, blue
-
-
-def grade_of(confidence: float) -> Grade:
-    """The grade that a confidence falls into."""
-    return next(grade for grade in reversed(GRADES) if confidence >= grade.low or grade is GRADES[0])

@@ -287,11 +287,6 @@ def gate_facts(package: ModelPackage, *, used: bool) -> dict[str, float | None]:
     }
 
 
-def gate_mark(package: ModelPackage) -> str | None:
-    """The identity of a package's gate; None if it has none."""
-    return None if package.spec.gate is None else package.spec.gate.sha256
-
-
 def gate_faults(spec: ModelSpec) -> list[str]:
     """Why a package's gate does not go with its network."""
     return [] if spec.gate is None else spec.gate.faults(spec.tile, spec.halo, spec.stride)

@@ -203,11 +203,6 @@ def _versions(region: RegionFolder, files: Sequence[str], look: bool) -> list[di
     return [known]
 
 
-def grid_names(job: Job) -> list[str]:
-    """The grids of a run, in their order."""
-    return list(job.inputs)
-
-
 def known_records(job: Job) -> dict[str, GridRecord]:
     """The grids that were looked at, by name; damaged files are as if they were not there."""
     found = ((name, read_json(job.run.grid(name))) for name in job.inputs)

@@ -28,8 +28,6 @@ from geoslave.review.zooniverse import Tally, copy_outlined, told_time
 
 ANSWERS = {"0": "no", "1": "yes", "2": "unsure", "3": "bad_imagery", "4": "offset"}
 """The values of a project's buttons; 0 to 3 are MapSwipe's own."""
-LEAST_VOTES = 3
-"""MapSwipe wants so many a task."""
 MOST_AGGREGATED = 1_000
 
 

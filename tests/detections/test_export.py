@@ -306,7 +306,8 @@ def test_a_style_that_somebody_made_stays(tmp_path: Path) -> None:
     (tmp_path / "o.qml").write_text("mine")
     export.write_detections(kilns(), tmp_path / "o.fgb", provenance={})
     assert (tmp_path / "o.qml").read_text() == "mine"
-    export.write_style_beside(tmp_path / "o.fgb", overwrite=True)
+    (tmp_path / "o.qml").unlink()
+    export.write_detections(kilns(), tmp_path / "o.fgb", provenance={}, overwrite=True)
     assert "graduatedSymbol" in (tmp_path / "o.qml").read_text()
 
 

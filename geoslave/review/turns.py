@@ -104,8 +104,11 @@ class _Desk:
         self._rows: dict[str, dict[str, Any]] = {}
         self._standing: dict[str, dict[str, str]] = {}  # task -> reviewer -> answer
         self._leases: dict[str, dict[str, float]] = {}  # task -> reviewer -> until
-        self._mine = self._look_up_leases([turn.reviewer_id for turn in turns if turn.want])
-        likely = [task_id for turn in turns if turn.want for task_id in dealer.likely(turn.reviewer_id)]
+        wanting = _ids(turn.reviewer_id for turn in turns if turn.want)
+        self._mine = self._look_up_leases(wanting)
+        if wanting:
+            dealer.begin(db, sorted(wanting), max(turn.moment for turn in turns))
+        likely = [task_id for reviewer_id in sorted(wanting) for task_id in dealer.likely(reviewer_id)]
         self._look_up([*(vote.task_id for vote in votes), *likely])
         self._kept: list[dict[str, Any]] = []
         self._counted: set[str] = set()
@@ -233,7 +236,7 @@ class _Desk:
 
     def _choose(self, turn: Turn, active: Sequence[str]) -> str | None:
         """From the pools in their order; those that had nothing a moment ago come last."""
-        pools = self._dealer.pools(self._db, turn.reviewer_id, len(active), self._shares)
+        pools = self._dealer.pools(turn.reviewer_id, len(active), self._shares)
         for pool in sorted(pools, key=lambda pool: self._dealer.was_empty(turn.reviewer_id, pool, turn.moment)):
             chosen = self._choose_from(pool, turn, active)
             if chosen is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from geoslave.review import turns
+from geoslave.review import dealing, turns
 from geoslave.review.store import (
     AlreadyVoted,
     KeyReused,
@@ -144,3 +144,47 @@ def test_a_locked_database_is_waited_for_once_and_not_by_each_in_turn(
     errors = [future.exception(20) for future in futures]
     assert [type(error) for error in errors if error is not None] == [StoreTrouble] * refused
     assert len(asked) == tries
+
+
+def test_everybody_gets_every_task_once_also_where_only_some_are_looked_up_at_once(
+    store: Store, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dealing, "_MOST", 4)
+    store.add_tasks(tasks(30))
+    people = [store.add_reviewer(f"r{k}") for k in range(3)]
+    seen: dict[str, list[str]] = {who: [] for who in people}
+    taken = store._take([Turn(who, NOW, want=1) for who in people])
+    for _ in range(30):
+        for who, one in zip(people, taken, strict=True):
+            seen[who] += one.tasks
+        votes = [cast(one.tasks[0], who) for who, one in zip(people, taken, strict=True)]
+        taken = store._take([Turn(who, NOW, vote, want=1) for who, vote in zip(people, votes, strict=True)])
+    assert all(sorted(set(done)) == sorted(done) and len(done) == 30 for done in seen.values())
+    assert not any(one.tasks for one in taken)
+    assert len({tuple(done) for done in seen.values()}) == 3
+
+
+def test_a_task_that_came_a_moment_ago_is_given_at_once(store: Store, cast: Cast) -> None:
+    store.add_tasks(tasks(1))
+    ada = store.add_reviewer("Ada")
+    given = store._take([Turn(ada, NOW, want=1)])[0].tasks
+    assert store._take([Turn(ada, NOW, cast(given[0], ada), want=1)])[0].tasks == []
+    store.add_tasks([Task("later", "validate", "flagged", 0.5)])
+    assert store._take([Turn(ada, NOW, want=1)])[0].tasks == ["later"]
+
+
+def test_the_lowest_tier_comes_first_then_the_fewest_votes(
+    store: Store, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dealing, "_KEPT_S", 0.0)
+    monkeypatch.setattr(dealing, "_COSTS", 0)
+    store.add_tasks(Task(f"{tier}-{k}", "validate", "flagged", 0.5, tier=tier) for tier in (2, 0, 1) for k in range(12))
+    ada, bob = store.add_reviewer("Ada"), store.add_reviewer("Bob")
+    order: list[str] = []
+    for _ in range(4):
+        given = store._take([Turn(ada, NOW, want=1)])[0].tasks[0]
+        store._take([Turn(ada, NOW, cast(given, ada))])
+        order.append(given)
+    assert {task[0] for task in order} == {"0"}
+    others = store._take([Turn(bob, NOW, want=8)])[0].tasks
+    assert not set(others) & set(order) and {task[0] for task in others} == {"0"}

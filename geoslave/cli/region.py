@@ -63,6 +63,9 @@ def _box(_context: click.Context, _option: click.Parameter, value: str | None) -
 @contextmanager
 def _bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Progress on standard error: a bar on a terminal, else a line a minute."""
+    if quiet:
+        yield lambda _progress: None
+        return
     import time
 
     from rich.console import Console
@@ -70,7 +73,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = not quiet and console.is_terminal
+    shown = console.is_terminal
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -88,7 +91,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
         told = _progress_line(progress)
         if progress.stage == "blocks":
             bar.update(task, description="blocks", total=progress.blocks, completed=progress.done, told=told)
-        if not quiet and not shown and progress.stage == "blocks" and time.monotonic() - last_line >= 60:
+        if not shown and progress.stage == "blocks" and time.monotonic() - last_line >= 60:
             last_line = time.monotonic()
             click.echo(f"{progress.done} of {progress.blocks} blocks, {told}", err=True)
 

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf
 
 N_BINS = 10
 LEVEL = 0.95
@@ -176,6 +175,8 @@ def _ece(bins: tuple[Bin, ...], n: int) -> float:
 
 def _debiased(bins: tuple[Bin, ...], n: int, ece: float) -> float:
     """ECE less its estimated bias, E|N(gap, se)| - |gap| in each bin."""
+    from scipy.special import erf  # slow to import, and this module is behind every model package
+
     gap = np.array([b.mean_confidence - b.hit_rate for b in bins])
     # a bin whose detections are all hits would claim no scatter: its confidence says more
     rate = np.array([(b.hit_rate + b.mean_confidence) / 2 for b in bins])

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.ndimage import binary_dilation, find_objects, label
 
 from geoslave.errors import ModelError
 
@@ -168,6 +167,8 @@ def opened_cells(scores: NDArray[np.float32], spec: GateSpec, wanted: Box) -> ND
     if not hot.any():
         return hot
     if spec.margin:
+        from scipy.ndimage import binary_dilation  # slow to import, and every package imports this module
+
         hot = binary_dilation(hot, _EIGHT, iterations=spec.margin)
     top, left, bottom, right = wanted[0], wanted[1], -(-wanted[2] // spec.cell), -(-wanted[3] // spec.cell)
     asked = np.zeros_like(hot)
@@ -182,6 +183,8 @@ def windows(opened: NDArray[np.bool_], cell: int, halo: int) -> list[Box]:
     Connected cells are a box; two boxes become one where their surroundings (`halo` pixels) are fewer pixels
     looked at together than apart.
     """
+    from scipy.ndimage import find_objects, label
+
     labelled, count = label(opened, _EIGHT)
     if count == 0:
         return []

@@ -9,108 +9,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
-from shapely.geometry.base import BaseGeometry
 
-from geoslave.detect import Request, stored_thresholds
+from geoslave.detect import stored_thresholds
 from geoslave.detections.polygonize import BlockObjects, label_block
-from geoslave.errors import GeoslaveError, ModelError, SceneError
+from geoslave.errors import SceneError
 from geoslave.grid import Cell
-from geoslave.imagery.aoi import read_aoi
 from geoslave.imagery.geotiff import SMALL_CACHE, gdal_environment
 from geoslave.imagery.patient import RemoteScene
 from geoslave.imagery.raster import SCORE_NODATA, encode_scores, window_geobox
 from geoslave.model.gate import gated
-from geoslave.model.package import ModelPackage, ModelSpec, open_package
+from geoslave.model.package import ModelSpec
 from geoslave.model.predict import Network, Predictor, load_network, predict_cells
-from geoslave.region.config import RegionConfig
-from geoslave.region.grids import GridRecord, Input, area_on, chips, ground, measure, open_input
-from geoslave.region.layout import RunFolder, digest, read_json, sha256, write_json, write_whole
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.grids import chips, measure, open_input
+from geoslave.region.job import Job, open_job, spec_mark
+from geoslave.region.layout import RunFolder, sha256, write_json, write_whole
 from geoslave.region.records import pack, scores_geotiff, write_record
 from geoslave.region.stamps import refuse_replaced
-
-
-@dataclass
-class Job:
-    """A run as its folder describes it, opened: what every task of it needs."""
-
-    run: RunFolder
-    config: RegionConfig
-    package: ModelPackage
-    inputs: dict[str, Input]
-    started: str
-    aoi: gpd.GeoSeries | None
-    _areas: dict[str, BaseGeometry | None] = field(default_factory=dict)
-
-    @property
-    def request(self) -> Request:
-        """What `geoslave detect` would be asked."""
-        return Request(threshold=self.config.threshold, date=self.config.date, aoi=self.aoi)
-
-    @property
-    def items(self) -> Path:
-        """The STAC items as they were when the run began."""
-        return self.run.path / "items"
-
-    def area(self, record: GridRecord) -> BaseGeometry | None:
-        """The area of interest on a grid, in its pixels."""
-        if record.name not in self._areas:
-            area = ground(self.inputs[record.name], self.aoi, self.package.spec)
-            self._areas[record.name] = area_on(area, record.geobox)
-        return self._areas[record.name]
-
-    def record(self, grid: str) -> GridRecord:
-        """What is known of a grid.
-
-        Raises:
-            GeoslaveError: if its file is damaged.
-        """
-        told = read_json(self.run.grid(grid))
-        if told is None:
-            raise GeoslaveError(f"{self.run.grid(grid)} is damaged: run again, it is made again")
-        return GridRecord.from_dict(told)
-
-
-def open_job(run: RunFolder) -> Job:
-    """Open a run by its folder.
-
-    Raises:
-        GeoslaveError: if its description is damaged, its area is gone, or its model was changed.
-    """
-    told = read_json(run.description)
-    if told is None:
-        raise GeoslaveError(f"{run.description} is missing or damaged: run again, it is made again")
-    config = RegionConfig.read_again(told["config"])
-    package = open_package(told["model"]["folder"])
-    if told["model"]["sha256"] != package.checksum or told["model"].get("spec") != spec_mark(package, config.gate):
-        raise ModelError(f"{package.folder} was replaced since the run began: run again, a new run begins with it")
-    if config.aoi is not None and not run.aoi.is_file():
-        raise GeoslaveError(f"{run.aoi} is gone, the area the run looked at: delete {run.path}, then run again")
-    return Job(
-        run=run,
-        config=config,
-        package=package,
-        inputs={one["name"]: Input.from_dict(one) for one in told["inputs"]},
-        started=told["started"],
-        aoi=None if config.aoi is None else read_aoi(run.aoi),
-    )
-
-
-def spec_facts(package: ModelPackage, gate: bool) -> dict[str, Any]:
-    """What a result depends on of a model's description, as plain values; of its gate where that is used."""
-    return package.spec.model_dump(mode="json", exclude=None if gate else {"gate"})
-
-
-def spec_mark(package: ModelPackage, gate: bool) -> str:
-    """Changes when `spec_facts` do."""
-    return digest(spec_facts(package, gate))
 
 
 def measure_grid(task: dict[str, Any]) -> dict[str, Any]:

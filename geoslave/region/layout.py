@@ -41,6 +41,7 @@ REGIONS = "regions"
 """The folder of regions, where none is named."""
 FORMAT = 2
 """Of what a run keeps on disk; a later one starts anew."""
+_OBJECTS = ".objects"
 _DRAFT = ".~"
 """How the name of a file in the making begins."""
 
@@ -145,7 +146,11 @@ class RunFolder:
         return self.path / "scores" / grid / f"{block}.tif"
 
     def objects(self, grid: str, block: str) -> Path:
-        return self.path / "objects" / grid / f"{block}.objects"
+        return Path(f"{self.path}/objects/{grid}/{block}.objects")
+
+    def done_blocks(self, grid: str) -> set[str]:
+        """The blocks of a grid that have left their objects, whole or not."""
+        return {name.removesuffix(_OBJECTS) for name in _names(self.path / "objects" / grid) if _is_object(name)}
 
     def failed(self, name: str) -> Path:
         return self.path / "failed" / f"{name}.json"
@@ -177,7 +182,8 @@ class RunFolder:
 
     def count_done(self) -> int:
         """Blocks that have left their objects."""
-        return sum(1 for _ in whole_files(self.path / "objects", "*/*.objects"))
+        objects = self.path / "objects"
+        return sum(_is_object(name) for grid in _names(objects) for name in _names(objects / grid))
 
     def _block_folders(self) -> Iterator[Path]:
         for kind in ("scores", "objects"):
@@ -365,6 +371,19 @@ def _owner(region: RegionFolder) -> str:
         return f"process {told['pid']} on {told['host']} since {told['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"
+
+
+def _names(folder: Path) -> list[str]:
+    """What a folder holds; nothing if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_object(name: str) -> bool:
+    return name.endswith(_OBJECTS) and not name.startswith(_DRAFT)
 
 
 def _changed(path: Path) -> float:

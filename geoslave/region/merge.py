@@ -19,9 +19,9 @@ from geoslave.detections.polygonize import BlockObjects, join_rows, missing_bloc
 from geoslave.detections.schema import empty
 from geoslave.errors import GeoslaveError
 from geoslave.model.gate import gate_facts
-from geoslave.region.blocks import Job
-from geoslave.region.grids import GridRecord, block_at
-from geoslave.region.layout import read_json, whole_files
+from geoslave.region.gridrecord import GridRecord, block_at, block_name
+from geoslave.region.job import Job
+from geoslave.region.layout import read_json
 from geoslave.region.records import read_record, unpack
 
 _ROWS_TOGETHER = 256
@@ -55,8 +55,8 @@ def find_gaps(job: Job, records: Mapping[str, GridRecord]) -> Gaps:
     """What has not been done, by the files that are there."""
     missing = [name for name in job.inputs if name not in records]
     for record in records.values():
-        done = {path.stem for path in whole_files(job.run.objects(record.name, "x").parent, "*.objects")}
-        names = (record.block(row, col).name for row, col in record.blocks)
+        done = job.run.done_blocks(record.name)
+        names = (block_name(row, col) for row, col in record.blocks)
         missing += [f"{record.name}-{name}" for name in names if name not in done]
     return Gaps(tuple(missing), _reasons(job, missing))
 

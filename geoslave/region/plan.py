@@ -29,12 +29,15 @@ from geoslave.imagery.geotiff import gdal_environment, ground_sampling_distance
 from geoslave.imagery.raster import Scores, encode_scores, window_geobox
 from geoslave.model.gate import gated
 from geoslave.model.predict import Network, Predictor, load_network, usable_cores
-from geoslave.region.blocks import Job, measure_grid
+from geoslave.region.blockmap import write_blocks
+from geoslave.region.blocks import measure_grid
 from geoslave.region.engine import Patience, SerialEngine
-from geoslave.region.grids import GridRecord, chips, open_input
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.grids import chips, open_input
+from geoslave.region.job import Job, known_records
 from geoslave.region.layout import RegionFolder, locked, write_whole
 from geoslave.region.records import pack, scores_geotiff
-from geoslave.region.run import known_records, prepare, write_blocks
+from geoslave.region.run import prepare
 
 _SAMPLES = 4
 """Chips that are timed."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geoslave.detections.export import check_output, filter_detections, write_detections
-from geoslave.region.blocks import Job, open_job
-from geoslave.region.grids import GridRecord
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.job import Job, known_records, open_job
 from geoslave.region.layout import RegionFolder
 from geoslave.region.merge import Merged, merge
-from geoslave.region.run import known_records
 
 DEFAULTS = (".gpkg", ".geojson", ".parquet")
 KEEP_ALL = (".gpkg", ".parquet")

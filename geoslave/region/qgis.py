@@ -25,8 +25,9 @@ from geoslave.errors import GeoslaveError
 from geoslave.imagery.catalog import load_items
 from geoslave.imagery.geotiff import gdal_environment
 from geoslave.imagery.raster import Raster
-from geoslave.region.blocks import Job
-from geoslave.region.grids import GridRecord, open_input
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.grids import open_input
+from geoslave.region.job import Job
 from geoslave.region.layout import RegionFolder, read_json
 from geoslave.region.publish import merge_latest
 from geoslave.region.records import read_record

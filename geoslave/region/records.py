@@ -13,21 +13,29 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-from rasterio.io import MemoryFile
 
-from geoslave.detections.polygonize import BlockObjects, Parts
-from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
 from geoslave.region.layout import RunFolder, sha256, write_whole
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+    from geoslave.detections.polygonize import BlockObjects, Parts
 
 _PARTS = {"n_pixels": "<i8", "score_sum": "<i8", "score_max": "|u1", "truncated": "|b1", "corners": "<i4"}
 """Columns of `Parts` and their types on disk."""
 _CORNER, _RUN = 4, 6
 """Numbers that make a corner, and a run."""
+
+
+class Done(NamedTuple):
+    """What a block that is done counts for."""
+
+    objects: int
+    pixels: int
 
 
 def pack(found: Sequence[BlockObjects]) -> bytes:
@@ -44,6 +52,8 @@ def pack(found: Sequence[BlockObjects]) -> bytes:
 
 def unpack(packed: bytes) -> list[BlockObjects]:
     """The inverse of `pack`."""
+    from geoslave.detections.polygonize import BlockObjects
+
     content = zlib.decompress(packed)
     start = content.index(b"\n") + 1
     arrays = _Arrays(content, start)
@@ -69,6 +79,8 @@ class _Arrays:
 
 
 def _parts(arrays: _Arrays, count: int, n_corners: int) -> Parts:
+    from geoslave.detections.polygonize import Parts
+
     n_pixels, score_sum, score_max, truncated = (arrays.take(_PARTS[name], count) for name in list(_PARTS)[:4])
     corners = arrays.take(_PARTS["corners"], n_corners * _CORNER).reshape(-1, _CORNER)
     return Parts(n_pixels, score_sum, score_max, truncated, corners)
@@ -90,7 +102,8 @@ def write_record(run: RunFolder, grid: str, block: str, facts: dict[str, Any], f
 def read_record(run: RunFolder, grid: str, block: str) -> tuple[dict[str, Any], bytes] | None:
     """(facts, what was found, packed); None if it is not there, cut, or changed."""
     try:
-        content = run.objects(grid, block).read_bytes()
+        with run.objects(grid, block).open("rb", buffering=0) as file:
+            content = file.readall()
     except OSError:
         return None
     body = memoryview(content)[65:]
@@ -101,17 +114,23 @@ def read_record(run: RunFolder, grid: str, block: str) -> tuple[dict[str, Any], 
     return facts, found
 
 
-def finished(run: RunFolder, grid: str, block: str) -> dict[str, Any] | None:
-    """The facts of a block that is done and whole, its score map included; None if it must be done (again)."""
+def finished(run: RunFolder, grid: str, block: str) -> Done | None:
+    """What a block that is done and whole, its score map included, counts for; None if it must be done (again)."""
     record = read_record(run, grid, block)
     if record is None:
         return None
     facts = record[0]
-    return facts if scores_whole(run.scores(grid, block), facts["scores_sha256"]) else None
+    recorded = facts["scores_sha256"]
+    whole = recorded is None or scores_whole(run.scores(grid, block), recorded)
+    return Done(facts["n_objects"], facts["n_pixels"]) if whole else None
 
 
 def scores_geotiff(stored: NDArray[np.uint8], geobox: GeoBox, classes: Sequence[str]) -> bytes:
     """A block's stored scores [class, y, x] as a GeoTIFF."""
+    from rasterio.io import MemoryFile
+
+    from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
+
     count, rows, cols = stored.shape
     profile = {
         "driver": "GTiff", "height": rows, "width": cols, "count": count, "dtype": "uint8", "crs": str(geobox.crs),

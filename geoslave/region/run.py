@@ -9,25 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
-
-import geopandas as gpd
-import numpy as np
-import shapely
-from shapely.geometry.base import BaseGeometry
+from typing import TYPE_CHECKING, Any
 
 from geoslave import __version__
-from geoslave.detections.measure import to_wgs84
-from geoslave.errors import GeoslaveError, ModelError, OutputError
-from geoslave.imagery.aoi import aoi_on, read_aoi
+from geoslave.errors import GeoslaveError, ModelError
 from geoslave.model.package import ModelPackage, open_package
-from geoslave.model.predict import usable_cores
-from geoslave.region.blocks import Job, measure_grid, open_job, run_block, spec_facts, spec_mark
+from geoslave.region.blockmap import shows_blocks_of, write_blocks
 from geoslave.region.config import RegionConfig, read_config
 from geoslave.region.engine import (
     DaskEngine,
@@ -39,7 +32,9 @@ from geoslave.region.engine import (
     ProcessEngine,
     SerialEngine,
 )
-from geoslave.region.grids import GridRecord, Input, addressed_files, block_side, find_inputs, window_box
+from geoslave.region.gridrecord import GridRecord, block_name, window_box
+from geoslave.region.inputs import Input, addressed_files, block_side, find_inputs
+from geoslave.region.job import Job, known_records, open_job, spec_facts, spec_mark
 from geoslave.region.layout import (
     FORMAT,
     RegionFolder,
@@ -53,17 +48,24 @@ from geoslave.region.layout import (
     write_json,
     write_whole,
 )
-from geoslave.region.records import finished
+from geoslave.region.records import Done, finished
 from geoslave.region.stamps import stamps
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from shapely.geometry.base import BaseGeometry
 
 _TELL_EVERY_S = 1.0
 """progress.json is renewed this often."""
 _RATE_OVER_S = 300
 """The rate is that of so long a time."""
-_CHECKED_TOGETHER = 64
-"""Blocks that one thread checks before it hands them over."""
-_BLOCKS_AT_ONCE = 5_000
-"""Outlines in memory while blocks.geojson is written."""
+_CHECKERS = 4
+"""Threads that check what is done."""
+_CHECKED_TOGETHER = 256
+"""Blocks that one of them checks before it hands them over."""
+
+Block = tuple[str, int, int]
+"""Grid, row, column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,12 @@ Watch = Callable[[Progress], None]
 
 
 def run_region(
-    region: RegionFolder, choice: Choice | None = None, watch: Watch | None = None, function: Function = run_block
+    region: RegionFolder, choice: Choice | None = None, watch: Watch | None = None, function: Function | None = None
 ) -> Summary:
     """Do what is not done yet of a region. A failing block is recorded, the others go on.
 
     Args:
-        function: what does a block; benchmarks put one in its place that does nothing.
+        function: what does a block, in the place of `blocks.run_block`: for benchmarks and tests.
 
     Raises:
         GeoslaveError: if it cannot begin, or must stop (the disk is full, the scheduler is gone); what is done stays.
@@ -145,14 +147,14 @@ def run_region(
         tell = _Teller(job.run, watch or (lambda _progress: None))
         log("begin", run=job.run.path.name, version=__version__, workers=choice.workers, dask=choice.dask)
         try:
-            with closing(_engine(job, choice)) as engine:
-                summary = _Running(job, engine, choice, log, tell, function).go(began)
+            with ExitStack() as ending:
+                summary = _Running(job, choice, log, tell, function, ending).go(began)
         except BaseException as error:
             job.run.remove_drafts()  # of workers that were ended in the middle of a block
             tell.stop(error)
             log("stop", why=str(error) or type(error).__name__)
             raise
-        if summary.done_now or summary.failures or not _shows_blocks_of(region, job):
+        if summary.done_now or summary.failures or not shows_blocks_of(region, job):
             with suppress(GeoslaveError):  # a picture of the blocks is worth no failure
                 write_blocks(region, job)
         log("end", done=summary.done_now, failed=len(summary.failures), seconds=round(summary.seconds, 1))
@@ -173,9 +175,8 @@ def prepare(region: RegionFolder, *, look: bool = False, gate: bool = True) -> J
     config = config if gate else config.model_copy(update={"gate": False})
     package = _package(region, config)
     aoi_file = None if config.aoi is None else region.path / config.aoi
-    aoi = None if aoi_file is None else read_aoi(aoi_file)
-    inputs = find_inputs(region, config, package.spec, aoi)
-    aoi_bytes = b"" if aoi_file is None else aoi_file.read_bytes()
+    aoi_bytes = b"" if aoi_file is None else _content(aoi_file)
+    inputs = find_inputs(region, config, package.spec, partial(_area, aoi_file))
     mark = digest(
         FORMAT,
         {**config.of_the_result(), "model": None, "aoi": sha256(aoi_bytes), "scenes": None},
@@ -188,7 +189,25 @@ def prepare(region: RegionFolder, *, look: bool = False, gate: bool = True) -> J
     told = read_json(run.description)
     if told is None or "spec" not in told["model"]:  # none, or of an earlier version: what is done stays
         _begin(region, run, config, package, inputs, aoi_file)
+    elif aoi_file is not None and run.aoi.is_file() and run.aoi.read_bytes() != aoi_bytes:
+        write_whole(run.aoi, aoi_bytes)  # it was damaged: the run's name tells what it held
     return open_job(run)
+
+
+def _area(aoi_file: Path | None) -> gpd.GeoSeries | None:
+    if aoi_file is None:
+        return None
+    from geoslave.imagery.aoi import read_aoi
+
+    return read_aoi(aoi_file)
+
+
+def _content(aoi_file: Path) -> bytes:
+    try:
+        return aoi_file.read_bytes()
+    except OSError:
+        _area(aoi_file)  # tells why
+        raise
 
 
 def _versions(region: RegionFolder, files: Sequence[str], look: bool) -> list[dict[str, str]]:
@@ -203,70 +222,16 @@ def _versions(region: RegionFolder, files: Sequence[str], look: bool) -> list[di
     return [known]
 
 
-def known_records(job: Job) -> dict[str, GridRecord]:
-    """The grids that were looked at, by name; damaged files are as if they were not there."""
-    found = ((name, read_json(job.run.grid(name))) for name in job.inputs)
-    return {name: GridRecord.from_dict(told) for name, told in found if told is not None}
+def check_blocks(run: RunFolder, blocks: Sequence[Block]) -> Iterator[Done | None]:
+    """For each block in turn, what it counts for if it is done and whole: every checksum is looked at."""
+    parts = (blocks[start : start + _CHECKED_TOGETHER] for start in range(0, len(blocks), _CHECKED_TOGETHER))
 
-
-def check_blocks(
-    run: RunFolder, blocks: Sequence[tuple[str, int, int, str]]
-) -> dict[tuple[str, int, int], dict[str, Any]]:
-    """Facts of those blocks (grid, row, col, name) that are done and whole: every checksum is looked at."""
-    parts = [blocks[start : start + _CHECKED_TOGETHER] for start in range(0, len(blocks), _CHECKED_TOGETHER)]
-
-    def check(part: Sequence[tuple[str, int, int, str]]) -> list[dict[str, Any] | None]:
-        return [finished(run, grid, name) for grid, _, _, name in part]
+    def check(part: Sequence[Block]) -> list[Done | None]:
+        return [finished(run, grid, block_name(row, col)) for grid, row, col in part]
 
     # reading and hashing let other threads run
-    with ThreadPoolExecutor(min(8, 2 * usable_cores())) as pool:
-        facts = chain.from_iterable(pool.map(check, parts))
-        return {block[:3]: one for block, one in zip(blocks, facts, strict=True) if one is not None}
-
-
-def write_blocks(region: RegionFolder, job: Job) -> None:
-    """blocks.geojson: the blocks of a run in longitude and latitude, with what became of each."""
-    draft = region.blocks.with_name(f".~{region.blocks.name}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(_blocks_head(job))
-            before = "\n"
-            for feature in _block_features(job):
-                file.write(before + json.dumps(feature))
-                before = ",\n"
-            file.write("\n]}\n")
-        draft.replace(region.blocks)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise OutputError(f"{region.blocks} cannot be written ({error.strerror}): free some space") from error
-
-
-def _blocks_head(job: Job) -> str:
-    """How blocks.geojson begins; it changes when blocks are done."""
-    told = {"type": "FeatureCollection", "name": "blocks", "run": job.run.path.name, "done": job.run.count_done()}
-    return json.dumps(told)[:-1] + ', "features": ['
-
-
-def _shows_blocks_of(region: RegionFolder, job: Job) -> bool:
-    """True if blocks.geojson is of this run as it is now."""
-    with suppress(OSError), region.blocks.open(encoding="utf-8") as file:
-        return file.readline().rstrip("\n") == _blocks_head(job)
-    return False
-
-
-def _block_features(job: Job) -> Iterator[dict[str, Any]]:
-    failed = {path.stem for path in whole_files(job.run.failures, "*.json")}
-    for record in known_records(job).values():
-        done = {path.stem for path in whole_files(job.run.objects(record.name, "x").parent, "*.objects")}
-        for start in range(0, len(record.blocks), _BLOCKS_AT_ONCE):
-            blocks = [record.block(row, col) for row, col in record.blocks[start : start + _BLOCKS_AT_ONCE]]
-            outlines = np.array([record.outline(block.core) for block in blocks], object)
-            for block, shape in zip(blocks, to_wgs84(outlines, record.geobox.crs.proj), strict=True):
-                failure = f"{record.name}-{block.name}" in failed
-                state = "done" if block.name in done else "failed" if failure else "to do"
-                told = {"grid": record.name, "block": block.name, "state": state}
-                yield {"type": "Feature", "properties": told, "geometry": shapely.geometry.mapping(shape)}
+    with ThreadPoolExecutor(_CHECKERS) as pool:
+        yield from chain.from_iterable(pool.map(check, parts))
 
 
 @dataclass(slots=True)
@@ -274,29 +239,40 @@ class _Running:
     """One run that is going on."""
 
     job: Job
-    engine: Engine
     choice: Choice
     log: _Log
     tell: _Teller
-    function: Function
+    function: Function | None
+    ending: ExitStack
     failures: dict[str, str] = field(default_factory=dict)
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Where work runs; a job with nothing left to do never asks."""
+        if self._engine is None:
+            self._engine = self.ending.enter_context(closing(_engine(self.job, self.choice)))
+        return self._engine
 
     def go(self, began: float) -> Summary:
         records = self._measure_grids()
         chosen, left_out = self._choose(records)
-        done = check_blocks(self.job.run, chosen)
-        for row in done.values():
-            self.tell.count(row)
+        pending = []
+        for block, done in zip(chosen, check_blocks(self.job.run, chosen), strict=True):
+            if done is None:
+                pending.append(block)
+            else:
+                self.tell.count(done)
         self._forget_failures(chosen)
-        pending = [block for block in chosen if block[:3] not in done]
-        self.tell.begin_blocks(len(chosen), sum(_pixels(records[b[0]], b) for b in pending), self.engine.workers)
-        self.log("blocks", chosen=len(chosen), done=len(done), pending=len(pending))
-        done_now = self._run_blocks(pending)
+        workers = self.engine.workers if pending else 0
+        self.tell.begin_blocks(len(chosen), sum(_pixels(records[b[0]], b) for b in pending), workers)
+        self.log("blocks", chosen=len(chosen), done=len(chosen) - len(pending), pending=len(pending))
+        done_now = self._run_blocks(pending) if pending else 0
         self.tell.end()
         return Summary(
             run=self.job.run,
             blocks=len(chosen),
-            done_before=len(done),
+            done_before=len(chosen) - len(pending),
             done_now=done_now,
             failures=dict(self.failures),
             left_out=left_out,
@@ -310,6 +286,10 @@ class _Running:
         records = known_records(self.job)
         tasks = [{"run": self._folder, "grid": name} for name in self.job.inputs if name not in records]
         self.tell.begin_grids(len(tasks))
+        if not tasks:
+            return records
+        from geoslave.region.blocks import measure_grid
+
         for outcome in self.engine.map_unordered(measure_grid, tasks):
             name = outcome.task["grid"]
             if outcome.error is not None:
@@ -318,41 +298,42 @@ class _Running:
                 self.job.run.failed(name).unlink(missing_ok=True)
         return known_records(self.job)
 
-    def _choose(self, records: Mapping[str, GridRecord]) -> tuple[list[tuple[str, int, int, str]], int]:
-        """Blocks (grid, row, col, name) to be done in this run, and how many others there are to do."""
+    def _choose(self, records: Mapping[str, GridRecord]) -> tuple[list[Block], int]:
+        """Blocks to be done in this run, and how many others there are to do."""
         chosen, left_out = [], 0
         for record in records.values():
             within = None if self.choice.only is None else _only_on(self.choice.only, record)
             for row, col in record.blocks:
-                block = record.block(row, col)
-                if within is not None and not within.intersects(window_box(block.core)):
-                    left_out += not self.job.run.objects(record.name, block.name).exists()
+                if within is not None and not within.intersects(window_box(record.block(row, col).core)):
+                    left_out += not self.job.run.objects(record.name, block_name(row, col)).exists()
                     continue
-                chosen.append((record.name, row, col, block.name))
+                chosen.append((record.name, row, col))
         return chosen, left_out
 
-    def _forget_failures(self, chosen: Sequence[tuple[str, int, int, str]]) -> None:
+    def _forget_failures(self, chosen: Sequence[Block]) -> None:
         """What failed before and is done by now, or will be tried again, is no failure."""
         standing = {path.stem for path in whole_files(self.job.run.failures, "*.json")}
-        for grid, _, _, block in chosen if standing else ():
-            if f"{grid}-{block}" in standing:
-                self.job.run.failed(f"{grid}-{block}").unlink(missing_ok=True)
+        for block in chosen if standing else ():
+            if (name := _name(block)) in standing:
+                self.job.run.failed(name).unlink(missing_ok=True)
 
-    def _run_blocks(self, pending: Sequence[tuple[str, int, int, str]]) -> int:
+    def _run_blocks(self, pending: Sequence[Block]) -> int:
+        from geoslave.region.blocks import run_block
+
         threads = _threads(self.job.config, self.engine, self.choice)
 
-        def task(block: tuple[str, int, int, str]) -> dict[str, Any]:
-            grid, row, col, name = block
+        def task(block: Block) -> dict[str, Any]:
+            grid, row, col = block
             place = {"run": self._folder, "grid": grid, "row": row, "col": col}
-            return {**place, "threads": threads, "name": f"{grid}-{name}"}
+            return {**place, "threads": threads, "name": _name(block)}
 
         tasks = Lanes(_lanes(pending, self.engine.workers), task)
         done = 0
-        with closing(_closable(self.engine.map_unordered(self.function, tasks))) as outcomes:
+        with closing(_closable(self.engine.map_unordered(self.function or run_block, tasks))) as outcomes:
             for outcome in outcomes:
                 if outcome.error is None:
                     done += 1
-                    self.tell.count(outcome.value, new=True)
+                    self.tell.count(Done(outcome.value["n_objects"], outcome.value["n_pixels"]), new=True)
                     self.log("block", name=outcome.task["name"], attempts=outcome.attempts, **outcome.value)
                     continue
                 self._failed(outcome.task["name"], outcome)
@@ -398,14 +379,14 @@ class _Teller:
         self._recent.append((time.monotonic(), 0))
         self._tell(at_once=True)
 
-    def count(self, facts: Mapping[str, Any], *, new: bool = False) -> None:
+    def count(self, block: Done, *, new: bool = False) -> None:
         """A block is done."""
         self.progress.done += 1
-        self.progress.objects += facts["n_objects"]
-        self.progress.pixels_done += facts["n_pixels"]
+        self.progress.objects += block.objects
+        self.progress.pixels_done += block.pixels
         if new:
-            self._pending_pixels -= facts["n_pixels"]
-            self._rate(facts["n_pixels"])
+            self._pending_pixels -= block.pixels
+            self._rate(block.pixels)
             self._tell()
 
     def failure(self, told: str) -> None:
@@ -465,6 +446,8 @@ def _engine(job: Job, choice: Choice) -> Engine:
     workers = config.workers if choice.workers is None else choice.workers
     if workers == 0:
         return SerialEngine(patience)
+    from geoslave.model.predict import usable_cores
+
     return ProcessEngine(workers or usable_cores(), patience, job.run.workers_log)
 
 
@@ -472,6 +455,8 @@ def _threads(config: RegionConfig, engine: Engine, choice: Choice) -> int:
     """Of the network in each worker; on a cluster each of its threads is a worker."""
     if config.threads is not None:
         return config.threads
+    from geoslave.model.predict import usable_cores
+
     return 1 if choice.dask is not None else max(1, usable_cores() // engine.workers)
 
 
@@ -495,6 +480,9 @@ def _begin(
     aoi_file: Path | None,
 ) -> None:
     """Make a run's folder; its description comes last."""
+    import numpy as np
+
+    _area(aoi_file)  # tells now what is wrong with it
     run.path.mkdir(parents=True, exist_ok=True)
     if aoi_file is not None:
         write_whole(run.aoi, aoi_file.read_bytes())
@@ -523,7 +511,7 @@ def _begin(
 def _keep_items(region: RegionFolder, config: RegionConfig, folder: Path) -> None:
     """The STAC items as they are now: `scenes/` may change while the run goes on."""
     from geoslave.imagery.catalog import local_items, save_items
-    from geoslave.region.grids import list_scenes
+    from geoslave.region.inputs import list_scenes
 
     shutil.rmtree(folder, ignore_errors=True)
     if config.scenes:
@@ -532,7 +520,7 @@ def _keep_items(region: RegionFolder, config: RegionConfig, folder: Path) -> Non
         shutil.copytree(region.scenes, folder)
 
 
-def _lanes(blocks: Sequence[tuple[str, int, int, str]], workers: int) -> Iterator[Sequence[tuple[str, int, int, str]]]:
+def _lanes(blocks: Sequence[Block], workers: int) -> Iterator[Sequence[Block]]:
     """Blocks of one grid together, for one worker each: it opens fewer scenes, and what two blocks share is read once.
 
     Where there are fewer grids than workers, grids are parted into runs of blocks.
@@ -546,12 +534,22 @@ def _lanes(blocks: Sequence[tuple[str, int, int, str]], workers: int) -> Iterato
 
 def _only_on(only: tuple[float, float, float, float], record: GridRecord) -> BaseGeometry:
     """A box in longitude and latitude in a grid's pixels."""
+    import geopandas as gpd
+    import shapely
+
+    from geoslave.imagery.aoi import aoi_on
+
     area = aoi_on(gpd.GeoSeries([shapely.box(*only)], crs="OGC:CRS84"), record.geobox)
     shapely.prepare(area)
     return area
 
 
-def _pixels(record: GridRecord, block: tuple[str, int, int, str]) -> int:
+def _name(block: Block) -> str:
+    """What a block is called in the whole run."""
+    return f"{block[0]}-{block_name(block[1], block[2])}"
+
+
+def _pixels(record: GridRecord, block: Block) -> int:
     core = record.block(block[1], block[2]).core
     return int(core.width * core.height)
 

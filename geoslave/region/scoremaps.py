@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from geoslave.errors import GeoslaveError
 from geoslave.imagery.geotiff import gdal_environment
 from geoslave.imagery.scorefile import publish_scores, score_file
-from geoslave.region.blocks import Job
-from geoslave.region.grids import GridRecord
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.job import Job
 from geoslave.region.records import read_record, scores_whole
 
 

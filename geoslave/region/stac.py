@@ -37,8 +37,8 @@ from geoslave.imagery.geotiff import shown_path
 from geoslave.imagery.items import projection_fields
 from geoslave.imagery.raster import SCORE_NODATA, SCORE_STEPS
 from geoslave.model.package import ModelPackage, copy_package_files
-from geoslave.region.blocks import Job
-from geoslave.region.grids import GridRecord
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.job import Job
 from geoslave.region.layout import RegionFolder
 from geoslave.region.merge import Merged
 from geoslave.region.publish import merge_latest

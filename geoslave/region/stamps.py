@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from geoslave.errors import MissingExtra, SceneError
-from geoslave.imagery.geotiff import shown_path
+from geoslave.imagery.names import shown_path
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4)
 """Seconds before a server that failed is asked again; then it is given up."""

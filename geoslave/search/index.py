@@ -46,9 +46,12 @@ from geoslave.imagery.scaling import scale
 from geoslave.model.package import ModelSpec, Thresholds
 from geoslave.model.predict import ahead
 from geoslave.region.config import RegionConfig
-from geoslave.region.grids import GridRecord, Input, area_on, ground, measure, open_input, own_stamp, stamp
+from geoslave.region.gridrecord import GridRecord
+from geoslave.region.grids import area_on, ground, measure, open_input
+from geoslave.region.inputs import Input, own_stamp
 from geoslave.region.layout import RegionFolder, digest, read_json, write_json, write_whole
 from geoslave.region.run import prepare
+from geoslave.region.stamps import stamp
 from geoslave.search import SearchError
 from geoslave.search.embedder import Embedder, standardised
 from geoslave.search.lock import alone

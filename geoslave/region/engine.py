@@ -136,12 +136,16 @@ class ProcessEngine:
 
     Args:
         log: a file for what the workers' libraries print.
+        ahead: a module that workers load when they start, which takes seconds, not with their first task.
     """
 
-    def __init__(self, workers: int, patience: Patience | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, workers: int, patience: Patience | None = None, log: Path | None = None, ahead: str | None = None
+    ) -> None:
         self.workers = workers
         self._patience = patience or Patience()
         self._log = log
+        self._ahead = ahead
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, _Attempt] = {}
         self._selector = selectors.DefaultSelector()
@@ -149,6 +153,8 @@ class ProcessEngine:
     def map_unordered(self, function: Function, tasks: Iterable[Task] | Lanes) -> Iterator[Outcome]:
         queue = _Queue(tasks, self._patience)
         name = function_name(function)
+        if queue.waits():
+            self._start_all()
         try:
             while True:
                 self._hand_out(name, queue)
@@ -172,9 +178,14 @@ class ProcessEngine:
         """The workers' process ids."""
         return [worker.process.pid for worker in [*self._busy, *self._idle]]
 
+    def _start_all(self) -> None:
+        """All workers at once, also where there is little to do at first: each takes seconds to load what it needs."""
+        while len(self._busy) + len(self._idle) < self.workers:
+            self._idle.append(_Worker(self._log, self._ahead))
+
     def _hand_out(self, name: str, queue: _Queue) -> None:
         while len(self._busy) < self.workers and queue.has_ready():
-            worker = self._idle.pop() if self._idle else _Worker(self._log)
+            worker = self._idle.pop() if self._idle else _Worker(self._log, self._ahead)
             attempt = queue.next_ready(worker)
             assert attempt is not None
             self._busy[worker] = attempt
@@ -394,13 +405,13 @@ class _Queue:
 class _Worker:
     """A process that is given one task at a time; it ends with the process that started it."""
 
-    def __init__(self, log: Path | None) -> None:
+    def __init__(self, log: Path | None, ahead: str | None = None) -> None:
         # geoslave (and a test's functions) must be found there as they are here
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         errors = log.open("ab") if log is not None else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "geoslave.region.worker"],
+                [sys.executable, "-m", "geoslave.region.worker", *([ahead] if ahead else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -448,7 +448,7 @@ def _engine(job: Job, choice: Choice) -> Engine:
         return SerialEngine(patience)
     from geoslave.model.predict import usable_cores
 
-    return ProcessEngine(workers or usable_cores(), patience, job.run.workers_log)
+    return ProcessEngine(workers or usable_cores(), patience, job.run.workers_log, ahead="geoslave.region.blocks")
 
 
 def _threads(config: RegionConfig, engine: Engine, choice: Choice) -> int:

@@ -5,6 +5,7 @@ It ends when the process that started it does, however that ends: then its stand
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import queue
@@ -16,12 +17,14 @@ from geoslave.region.engine import guarded
 
 
 def main() -> None:
-    """Serve until there is no more input."""
+    """Serve until there is no more input. What is named on the command line is loaded beforehand."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which ends its workers
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with answers
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     while True:
         name, task = json.loads(lines.get())
         answers.write(json.dumps(guarded(name, task)).encode() + b"\n")

@@ -1,6 +1,6 @@
 """What a region job costs: the model's share of the time, scaling, overhead per block, resuming, memory.
 
-    uv run --all-extras scripts/bench/region.py            about ten minutes on two idle cores
+    uv run --all-extras scripts/bench/region.py            twenty minutes on two idle cores
     uv run --all-extras scripts/bench/region.py --quick    within a minute
 
 End to end is `geoslave region run` and `export` in processes of their own: start, scenes, decode, model,
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, help="without imagery, for the overhead")
     parser.add_argument("--parts", default="speed,gate,overhead,memory", help="which parts are measured")
     asked = parser.parse_args()
-    side = asked.side or (768 if asked.quick else 5_490)
+    side = asked.side or (768 if asked.quick else 10_980)  # 10,980: a whole Sentinel-2 tile
     blocks = asked.blocks or (300 if asked.quick else 100_000)
     parts = asked.parts.split(",")
     facts: dict[str, object] = dict.fromkeys(

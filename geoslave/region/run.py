@@ -59,10 +59,12 @@ _TELL_EVERY_S = 1.0
 """progress.json is renewed this often."""
 _RATE_OVER_S = 300
 """The rate is that of so long a time."""
-_CHECKERS = 4
-"""Threads that check what is done."""
 _CHECKED_TOGETHER = 256
-"""Blocks that one of them checks before it hands them over."""
+"""Blocks that are checked by one thread before it hands them over."""
+_CHECKERS = 8
+_WORTH_A_THREAD_S = 2e-4
+"""Blocks that take longer to check are checked by several threads: their files are waited for, or large. Of small
+ones that are in memory already, threads spend more time on each other than on the files."""
 
 Block = tuple[str, int, int]
 """Grid, row, column."""
@@ -224,14 +226,20 @@ def _versions(region: RegionFolder, files: Sequence[str], look: bool) -> list[di
 
 def check_blocks(run: RunFolder, blocks: Sequence[Block]) -> Iterator[Done | None]:
     """For each block in turn, what it counts for if it is done and whole: every checksum is looked at."""
-    parts = (blocks[start : start + _CHECKED_TOGETHER] for start in range(0, len(blocks), _CHECKED_TOGETHER))
+    parts = [blocks[start : start + _CHECKED_TOGETHER] for start in range(0, len(blocks), _CHECKED_TOGETHER)]
 
     def check(part: Sequence[Block]) -> list[Done | None]:
         return [finished(run, grid, block_name(row, col)) for grid, row, col in part]
 
-    # reading and hashing let other threads run
+    began = time.perf_counter()
+    first = [done for part in parts[:1] for done in check(part)]
+    seconds = time.perf_counter() - began
+    yield from first
+    if seconds < _WORTH_A_THREAD_S * len(first):
+        yield from chain.from_iterable(map(check, parts[1:]))
+        return
     with ThreadPoolExecutor(_CHECKERS) as pool:
-        yield from chain.from_iterable(pool.map(check, parts))
+        yield from chain.from_iterable(pool.map(check, parts[1:]))
 
 
 @dataclass(slots=True)

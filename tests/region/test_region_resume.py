@@ -13,7 +13,8 @@ import shapely
 
 from geoslave.grid import partition
 from geoslave.region.gridrecord import block_at, block_name
-from geoslave.region.run import Choice, prepare, run_region
+from geoslave.region.job import known_records
+from geoslave.region.run import Choice, check_blocks, prepare, run_region
 from tests.conftest import UTM
 from tests.region.conftest import MakeRegion
 
@@ -53,6 +54,25 @@ def test_a_finished_job_asks_no_cluster(make_region: MakeRegion) -> None:
     run_region(region, Choice(workers=0))
     again = run_region(region, Choice(dask="tcp://127.0.0.1:1"))  # where nobody answers
     assert again.done_now == 0 and again.done_before == again.blocks
+
+
+@pytest.mark.parametrize("threads_from", [0.0, 1e9])
+def test_what_is_spoilt_is_found_by_one_thread_and_by_several(
+    make_region: MakeRegion, monkeypatch: pytest.MonkeyPatch, threads_from: float
+) -> None:
+    monkeypatch.setattr("geoslave.region.run._CHECKED_TOGETHER", 3)
+    monkeypatch.setattr("geoslave.region.run._WORTH_A_THREAD_S", threads_from)
+    region = make_region(block=64)
+    run = run_region(region, Choice(workers=0)).run
+    (grid, record), *_ = known_records(prepare(region)).items()
+    blocks = [(grid, row, col) for row, col in record.blocks]
+    spoilt = blocks[1::4]
+    for _, row, col in spoilt:
+        path = run.objects(grid, block_name(row, col))
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    told = list(check_blocks(run, blocks))
+    assert [block for block, done in zip(blocks, told, strict=True) if done is None] == spoilt
+    assert run_region(region, Choice(workers=0)).done_now == len(spoilt) > 3
 
 
 def test_a_runs_copy_of_its_area_is_mended(make_region: MakeRegion, area: Path) -> None:

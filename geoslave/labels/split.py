@@ -1,15 +1,15 @@
 """Splits in space: what is tested on must not have been seen in training.
 
 Sites look like their neighbours and chips overlap, so chips split at random put the same place on
-both sides, and every figure comes out too good. Three ways to split are kept here:
+both sides, and every figure comes out too good. Training (`model.aside`) parts scenes in two ways:
 
 * *blocks*: squares of a fixed grid of the whole Earth. A block is for testing or for training by a
   number made from its row and column, so the choice for a place does not depend on what else there
-  is. Round the blocks for testing lies a buffer: what touches it is used for neither. A site
+  is. Round the blocks for testing lies a buffer: what is there is used for neither. A site
   belongs to the block that holds its representative point and may reach out of it; a buffer wider
   than the longest site therefore keeps every test site out of every training chip.
-* *leave one out*: each region in turn is tested on, the others trained on.
-* *lists*: patterns of names.
+* *lists*: patterns of names, and whole regions, each left out in turn. Their ground is hidden in all
+  scenes that overlap them.
 
 All outlines are in longitude and latitude (degrees). Rows of blocks are `side_m` high on the
 sphere of the meridian degree; each row has its own columns, as wide at the row's middle as it is high.
@@ -17,24 +17,27 @@ sphere of the meridian degree; each row has its own columns, as wide at the row'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from math import cos, floor, radians
 
-import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-
-from geoslave.errors import LabelError
+from shapely.geometry.base import BaseGeometry
 
 DEGREE_M = 111_195.0
 """Metres in a degree on the sphere of radius 6,371 km; the ellipsoid's differ by half a percent."""
 _STEEPEST = 89.0
 """Poleward of this blocks would wind round the pole; nobody lives there."""
 
+_SLIVER = 0.001
+"""Share of a chip that rounding may put into the next one."""
+
 Mask = NDArray[np.bool_]
+Shapes = NDArray[np.object_]
+"""Outlines [n] in longitude and latitude."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,13 @@ class SpatialBlocks:
                     boxes.append(self.box(row, column, grown_m))
         return [box for box in boxes if box.intersects(area)]
 
-    def in_test(self, points: NDArray[np.object_]) -> Mask:
-        """Which points lie in a block for testing."""
-        return np.array([self.is_test(*self.row_column(p.x, p.y)) for p in points], bool)
+    def tested(self, footprint: BaseGeometry) -> BaseGeometry:
+        """What of a footprint is tested on."""
+        return shapely.intersection(shapely.union_all(self.test_boxes(footprint.bounds)), footprint)
+
+    def hidden(self, footprint: BaseGeometry) -> BaseGeometry:
+        """The blocks for testing on or near a footprint, each with its buffer: training shows nothing of them."""
+        return shapely.union_all(self.test_boxes(footprint.bounds, self.buffer_m))
 
     def _width(self, row: int) -> float:
         """Width of a row's blocks in degrees."""
@@ -91,60 +98,13 @@ class SpatialBlocks:
         return height / cos(radians(middle))
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Which chips are trained on, which are tested on; the others are used for neither."""
+def shown_in(chips: Shapes, hidden: BaseGeometry) -> Mask:
+    """Which chips [n] show some of a hidden area, both in longitude and latitude.
 
-    train: Mask
-    """[chip]."""
-    test: Mask
-    """[chip]."""
-    test_sites: Mask
-    """[site]."""
-
-
-def split_by_blocks(chips: gpd.GeoSeries, sites: gpd.GeoSeries, blocks: SpatialBlocks) -> Split:
-    """Split chips and sites by blocks.
-
-    Args:
-        chips: footprints, any CRS.
-        sites: outlines, any CRS.
-
-    Raises:
-        LabelError: if a test site still touches a training chip: the buffer is narrower than the site.
+    Chips that only touch it do not: where two grids meet, rounding alone makes slivers.
     """
-    footprints, outlines = (np.asarray(s.to_crs(4326).array, object) for s in (chips, sites))
-    train = np.array([not blocks.test_boxes(f.bounds, blocks.buffer_m) for f in footprints], bool)
-    test = blocks.in_test(shapely.centroid(footprints))
-    test_sites = blocks.in_test(shapely.point_on_surface(outlines))
-    seen = leaks(footprints[train], outlines[test_sites])
-    if len(seen):
-        raise LabelError(
-            f"{len(seen)} test sites reach into training chips: the buffer of {blocks.buffer_m:g} m is narrower than "
-            "the sites are long; set a wider buffer_m"
-        )
-    return Split(train, test, test_sites)
-
-
-def leaks(training_chips: NDArray[np.object_], test_sites: NDArray[np.object_]) -> NDArray[np.intp]:
-    """Which test sites touch a training chip (positions in `test_sites`, ascending)."""
-    if not len(training_chips) or not len(test_sites):
-        return np.zeros(0, np.intp)
-    touching, _ = shapely.STRtree(training_chips).query(test_sites, predicate="intersects")
-    return np.unique(touching)
-
-
-def leave_one_out(regions: Sequence[str]) -> Iterator[tuple[str, Mask, Mask]]:
-    """Each region in turn: its name, what is trained on, what is tested on.
-
-    Raises:
-        LabelError: if there is only one region.
-    """
-    names = np.asarray(regions, dtype=str)
-    if len(set(names)) < 2:
-        raise LabelError("leaving one region out needs at least two regions: check the region column")
-    for region in sorted(set(names)):
-        yield region, names != region, names == region
+    common = shapely.area(shapely.intersection(chips, hidden))
+    return np.asarray(common > _SLIVER * shapely.area(chips))
 
 
 def named(name: str, patterns: Sequence[str]) -> bool:

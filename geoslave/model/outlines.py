@@ -14,6 +14,7 @@ import rasterio
 import shapely
 import yaml
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from rasterio.features import shapes
 
 from geoslave.errors import LabelError
@@ -37,13 +38,13 @@ class Outlines:
         self._table = table
         self._placed: dict[str, gpd.GeoDataFrame] = {}
 
-    def on(self, raster: Raster) -> gpd.GeoDataFrame:
-        """Those that touch a raster, in its CRS."""
-        crs = raster.geobox.crs.to_wkt()
+    def on(self, geobox: GeoBox) -> gpd.GeoDataFrame:
+        """Those that touch a grid, in its CRS."""
+        crs = geobox.crs.to_wkt()
         if crs not in self._placed:
             self._placed[crs] = self._table.to_crs(crs)
         placed = self._placed[crs]
-        return placed.iloc[np.sort(placed.sindex.query(raster.geobox.extent.geom, predicate="intersects"))]
+        return placed.iloc[np.sort(placed.sindex.query(geobox.extent.geom, predicate="intersects"))]
 
 
 def class_indices(outlines: gpd.GeoDataFrame, source: LabelledScenes, config: TrainConfig) -> NDArray[np.int64]:

@@ -30,8 +30,9 @@ from geoslave.model.augment import (
     stripes,
 )
 from geoslave.model.chip_pools import ChipPool
+from geoslave.model.placed import TrainScene
 from geoslave.model.recipe import TrainConfig
-from geoslave.model.trainingdata import TrainingData, TrainScene
+from geoslave.model.trainingdata import TrainingData
 
 SAMPLE = 1_000
 """Values of a scene from which a chip's scaling is made."""

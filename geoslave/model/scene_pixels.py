@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geoslave.errors import LabelError, SceneError
+from geoslave.errors import GeoslaveError, LabelError, SceneError
 from geoslave.imagery.geotiff import Reading, open_scene
 from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Radiometry
@@ -36,6 +37,19 @@ def read_pixels(
         return raster, np.where(raster.valid, raster.pixels, np.uint8(0))
     shown = np.where(raster.valid, raster.pixels.astype(np.float32) * gain + bias, np.float32(0))
     return raster, np.asarray(shown, np.float32)
+
+
+def grid_of(path: Path, config: TrainConfig, centre_in_name: bool = False) -> GeoBox | None:
+    """The grid `read_pixels` would give, without reading a pixel; None where it would read nothing."""
+    try:
+        if not centre_in_name:
+            with open_scene(path, Reading(config.bands, gsd_m=config.gsd_m)) as scene:
+                return scene.geobox
+        centre = centre_in(path.name)
+        with rasterio.open(path) as file:
+            return None if centre is None else geobox_around(centre, file.shape, config.gsd_m)
+    except (GeoslaveError, RasterioError):
+        return None
 
 
 def _read_by_name(path: Path, config: TrainConfig) -> Raster:

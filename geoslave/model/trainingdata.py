@@ -8,7 +8,7 @@ What is put aside for validation is blanked in every training scene that shows i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import cos, radians
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import MergeAlg
 from rasterio.features import rasterize
-from shapely.geometry.base import BaseGeometry
 
 from geoslave.errors import LabelError
 from geoslave.imagery.raster import Raster
 from geoslave.labels.formats import read_labels
-from geoslave.labels.split import DEGREE_M, SpatialBlocks, named
+from geoslave.labels.split import DEGREE_M, named
 from geoslave.labels.synthetic import render_scene
-from geoslave.model.augment import IGNORE, Floats, Patch, display
+from geoslave.model.aside import ground, put_aside
+from geoslave.model.augment import IGNORE, Patch
 from geoslave.model.chip_pools import ChipPool, background_pool
 from geoslave.model.outlines import (
     Circle,
@@ -38,39 +38,10 @@ from geoslave.model.outlines import (
     scene_key,
     yolo_outlines,
 )
-from geoslave.model.recipe import LabelledScenes, TrainConfig, Validation
-from geoslave.model.scene_pixels import read_pixels
-from geoslave.model.weak_sources import weak_pools
-
-
-@dataclass(frozen=True, slots=True)
-class TrainScene:
-    """A scene in memory."""
-
-    patch: Patch
-    sample: Floats
-    """[band, n] display values from all over the scene."""
-    sites: NDArray[np.float64]
-    """[n, 2] centres (row, column)."""
-    site_class: NDArray[np.int64]
-    """[n] 0 and up."""
-    stretched: bool
-    region: str | None = None
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedScene:
-    """A scene with its place on earth and the outlines on it."""
-
-    scene: TrainScene
-    geobox: GeoBox
-    sites: gpd.GeoDataFrame
-    """In the geobox's CRS, with `class_index`."""
-    footprint: BaseGeometry
-    """What is answered for, in longitude and latitude."""
-    aside: bool = False
-    """It belongs to a source for validation."""
+from geoslave.model.placed import PlacedScene, TrainScene, WithheldScene, burn, outline_of, sample_of
+from geoslave.model.recipe import LabelledScenes, TrainConfig
+from geoslave.model.scene_pixels import grid_of, read_pixels
+from geoslave.model.weak_sources import tested_ground, weak_answers, weak_pools
 
 
 class SitePool:
@@ -132,13 +103,17 @@ def load_data(config: TrainConfig) -> TrainingData:
     Raises:
         GeoslaveError: if something cannot be read, or there is nothing to learn from.
     """
-    placed = [scene for source in config.scenes for scene in _read_source(source, config)]
-    training, aside = _put_aside(placed, config)
-    weak, weak_aside = weak_pools(config)
+    read = [scene for source in config.scenes for scene in _read_source(source, config)]
+    placed = [scene for scene in read if isinstance(scene, PlacedScene)]
+    answers = weak_answers(config)
+    withheld = [ground(scene) for scene in read if isinstance(scene, WithheldScene)]
+    parted = put_aside(placed, [*withheld, *tested_ground(answers, config)], config)
+    weak, weak_aside = weak_pools(answers, parted.hidden, config)
     rendered = list(_render(config))
     backgrounds = background_pool(config, weak_aside)
-    _refuse_nothing_to_learn([*training, *rendered], weak, config)
-    return TrainingData(training, rendered, backgrounds, weak, ValidationData(aside, _sites_once(aside), weak_aside))
+    _refuse_nothing_to_learn([*parted.training, *rendered], weak, config)
+    validation = ValidationData(parted.aside, _sites_once(parted.aside), weak_aside)
+    return TrainingData(parted.training, rendered, backgrounds, weak, validation)
 
 
 def _refuse_nothing_to_learn(scenes: Sequence[TrainScene], weak: Sequence[ChipPool], config: TrainConfig) -> None:
@@ -155,10 +130,10 @@ def _refuse_nothing_to_learn(scenes: Sequence[TrainScene], weak: Sequence[ChipPo
 # --- labelled scenes -----------------------------------------------------------------------------
 
 
-def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[PlacedScene]:
-    """The scenes of a folder that are not held out."""
-    paths = [path for path in sorted(Path(source.scenes).glob(source.files)) if not named(path.name, source.leave_out)]
-    if not paths:
+def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[PlacedScene | WithheldScene]:
+    """The scenes of a folder; of those left out and those held out only where they lie."""
+    paths = sorted(Path(source.scenes).glob(source.files))
+    if all(named(path.name, source.leave_out) for path in paths):
         raise LabelError(f"{source.scenes} holds no {source.files}: check 'scenes' in the configuration")
     outlines = None
     if source.labels:
@@ -167,18 +142,23 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
     circles, areas = read_unsure_places(source)
     touched = 0
     for path in paths:
+        if named(path.name, source.leave_out):
+            yield from _left_out(path, outlines, source, config)
+            continue
         raster, pixels = read_pixels(path, config, source.centre_in_name)
         here = _sites_on(path, raster, outlines, source, config)
         touched += len(here)
         region = _region(here, source)
+        footprint = outline_of(raster.geobox)
         if region is not None and region in source.held_out:
+            yield WithheldScene(here, footprint)
             continue
-        placed = here.geometry[:0] if areas is None else areas.on(raster).geometry
+        placed = here.geometry[:0] if areas is None else areas.on(raster.geobox).geometry
         truth = _burn_truth(here, placed, circles.get(scene_key(path), ()) if circles else (), raster, source, config)
         patch = Patch(pixels, truth, raster.valid)
         centres, classes = _centres(here, truth, raster)
-        scene = TrainScene(patch, _sample(patch), centres, classes, source.stretched, region, path.name)
-        yield PlacedScene(scene, raster.geobox, here, _lonlat(raster.geobox), source.aside)
+        scene = TrainScene(patch, sample_of(patch), centres, classes, source.stretched, region, path.name)
+        yield PlacedScene(scene, raster.geobox, here, footprint, source.aside)
     if not touched:
         what = source.labels or source.masks or source.yolo
         raise LabelError(
@@ -187,12 +167,23 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
         )
 
 
+def _left_out(
+    path: Path, outlines: Outlines | None, source: LabelledScenes, config: TrainConfig
+) -> Iterator[WithheldScene]:
+    """Where a scene for the test lies; nothing if it cannot be opened, for then nobody tests on it."""
+    grid = grid_of(path, config, source.centre_in_name)
+    if grid is not None:
+        # sites of masks and YOLO files end where their scene does
+        sites = gpd.GeoDataFrame(geometry=[], crs=4326) if outlines is None else outlines.on(grid)
+        yield WithheldScene(sites, outline_of(grid))
+
+
 def _sites_on(
     path: Path, raster: Raster, outlines: Outlines | None, source: LabelledScenes, config: TrainConfig
 ) -> gpd.GeoDataFrame:
     """The outlines on a scene, in its CRS, with `class_index`."""
     if outlines is not None:
-        return outlines.on(raster)
+        return outlines.on(raster.geobox)
     if source.masks:
         return mask_outlines(path, raster, Path(source.masks), config)
     return yolo_outlines(path, raster, Path(str(source.yolo)), config)
@@ -222,16 +213,16 @@ def _burn_truth(
     truth[:edge], truth[max(0, len(truth) - edge) :], truth[:, :edge] = (IGNORE,) * 3
     truth[:, max(0, shape[1] - edge) :] = IGNORE
     if len(sites):
-        truth[_burn(_widened(sites.geometry, config.outline_m, raster.geobox), raster)] = IGNORE
+        truth[burn(_widened(sites.geometry, config.outline_m, raster.geobox), raster)] = IGNORE
         for index in range(len(config.class_names)):
-            truth[_burn(sites.geometry[(sites["class_index"] == index).to_numpy()], raster)] = index + 1
+            truth[burn(sites.geometry[(sites["class_index"] == index).to_numpy()], raster)] = index + 1
         if config.gap_m:
             near = _widened(sites.geometry, config.gap_m / 2, raster.geobox)
             truth[_burn_count(near, raster) > 1] = 0
     y, x = np.ogrid[: shape[0], : shape[1]]
     for row, column, radius in unsure:
         truth[(y + 0.5 - row) ** 2 + (x + 0.5 - column) ** 2 <= radius**2] = IGNORE
-    truth[_burn(areas, raster)] = IGNORE
+    truth[burn(areas, raster)] = IGNORE
     truth[~raster.valid] = IGNORE
     return truth
 
@@ -261,16 +252,6 @@ def _burn_count(outlines: gpd.GeoSeries, raster: Raster) -> NDArray[np.uint8]:
     return counted
 
 
-def _burn(outlines: gpd.GeoSeries, raster: Raster) -> NDArray[np.bool_]:
-    outlines = outlines[~outlines.is_empty]
-    if not len(outlines):
-        return np.zeros(raster.valid.shape, bool)
-    burnt: NDArray[np.uint8] = rasterize(
-        list(outlines), raster.valid.shape, transform=raster.geobox.affine, dtype="uint8"
-    )
-    return burnt.astype(bool)
-
-
 def _centres(
     sites: gpd.GeoDataFrame, truth: NDArray[np.uint8], raster: Raster
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -286,81 +267,6 @@ def _centres(
     row, col = np.rint(centres).astype(int).T
     learned = truth[row, col] == classes + 1
     return centres[learned], classes[learned]
-
-
-def _sample(patch: Patch, count: int = 5_000) -> Floats:
-    """Display values [band, n] spread over the valid pixels."""
-    values = patch.pixels[:, patch.valid]
-    return np.ascontiguousarray(display(values[:, :: max(1, values.shape[1] // count)]))
-
-
-def _lonlat(geobox: GeoBox) -> BaseGeometry:
-    """A grid's outline in longitude and latitude."""
-    if geobox.crs.epsg == 4326:
-        return geobox.extent.geom
-    return gpd.GeoSeries([geobox.extent.geom], crs=geobox.crs.to_wkt()).to_crs(4326).iloc[0]
-
-
-# --- what is put aside ---------------------------------------------------------------------------
-
-
-def _put_aside(placed: Sequence[PlacedScene], config: TrainConfig) -> tuple[list[TrainScene], list[PlacedScene]]:
-    """Scenes to train on, with what is validated on blanked, and scenes to validate on."""
-    settings = config.validation
-    if settings.by == "none" or not placed:
-        return [p.scene for p in placed], []
-    if settings.by == "blocks":
-        return _put_blocks_aside(placed, config)
-    chosen = [p.aside or _is_aside(p.scene, settings) for p in placed]
-    aside = [p for p, taken in zip(placed, chosen, strict=True) if taken]
-    rest = [p for p, taken in zip(placed, chosen, strict=True) if not taken]
-    if not aside or not rest:
-        raise LabelError(f"validation by {settings.by} puts {len(aside)} of {len(placed)} scenes aside: change it")
-    area = shapely.union_all([p.footprint for p in aside])
-    return [scene for p in rest if (scene := _blanked(p, area)) is not None], aside
-
-
-def _is_aside(scene: TrainScene, settings: Validation) -> bool:
-    if settings.by == "region":
-        return scene.region is not None and scene.region in settings.regions
-    return named(scene.name, settings.scenes)
-
-
-def _put_blocks_aside(placed: Sequence[PlacedScene], config: TrainConfig) -> tuple[list[TrainScene], list[PlacedScene]]:
-    settings = config.validation
-    blocks = SpatialBlocks(settings.block_m, settings.buffer_m, settings.share, config.seed)
-    aside, training = [], []
-    for p in placed:
-        tested = shapely.intersection(shapely.union_all(blocks.test_boxes(p.footprint.bounds)), p.footprint)
-        if tested.area > 0:
-            aside.append(replace(p, footprint=tested))
-        hidden = shapely.union_all(blocks.test_boxes(p.footprint.bounds, settings.buffer_m))
-        scene = _blanked(p, hidden)
-        if scene is not None:
-            training.append(scene)
-    if not aside or not any(len(scene.sites) for scene in training):
-        raise LabelError(
-            f"validation by blocks of {settings.block_m:g} m leaves nothing to {'train' if aside else 'validate'} on: "
-            "make block_m smaller, or change 'share' or 'seed'"
-        )
-    return training, aside
-
-
-def _blanked(placed: PlacedScene, area: BaseGeometry) -> TrainScene | None:
-    """A scene that no longer shows an area given in longitude and latitude; None if nothing is left of it."""
-    scene, patch = placed.scene, placed.scene.patch
-    if not shapely.intersects(area, placed.footprint):
-        return scene
-    raster = Raster(patch.pixels, patch.valid, placed.geobox)
-    hidden = _burn(gpd.GeoSeries([area], crs=4326).to_crs(placed.geobox.crs.to_wkt()), raster)
-    valid = patch.valid & ~hidden
-    if not valid.any():
-        return None
-    truth = np.where(hidden, np.uint8(IGNORE), patch.truth)
-    kept = Patch(np.where(valid, patch.pixels, patch.pixels.dtype.type(0)), truth, valid)
-    row, col = np.rint(scene.sites).astype(int).T
-    left = truth[row, col] != IGNORE
-    return replace(scene, patch=kept, sample=_sample(kept), sites=scene.sites[left], site_class=scene.site_class[left])
 
 
 def _sites_once(aside: Sequence[PlacedScene]) -> gpd.GeoDataFrame | None:
@@ -393,9 +299,9 @@ def _render(config: TrainConfig) -> Iterator[TrainScene]:
         raster, sites = scene.raster, scene.sites.assign(class_index=0)
         pixels = (raster.pixels.astype(np.float32) / np.float32(255)).astype(np.float32)
         truth = np.zeros(raster.valid.shape, np.uint8)
-        truth[_burn(sites.buffer(config.outline_m), raster)] = IGNORE
-        truth[_burn(sites.geometry, raster)] = 1
+        truth[burn(sites.buffer(config.outline_m), raster)] = IGNORE
+        truth[burn(sites.geometry, raster)] = 1
         patch = Patch(pixels, truth, raster.valid)
         yield TrainScene(
-            patch, _sample(patch), *_centres(sites, truth, raster), stretched=False, name=f"rendered {index}"
+            patch, sample_of(patch), *_centres(sites, truth, raster), stretched=False, name=f"rendered {index}"
         )

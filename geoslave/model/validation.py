@@ -27,9 +27,10 @@ from geoslave.model.augment import Floats, display, quantile
 from geoslave.model.chip_pools import ChipPool
 from geoslave.model.losses import pooled_logits
 from geoslave.model.network import stride
+from geoslave.model.placed import PlacedScene, TrainScene
 from geoslave.model.recipe import Recentre, TrainConfig
 from geoslave.model.sampling import chip_scene
-from geoslave.model.trainingdata import PlacedScene, TrainScene, ValidationData
+from geoslave.model.trainingdata import ValidationData
 
 Statistic = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ They come as an archive of chips with a table, or as scenes with a labels table 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from geoslave.errors import LabelError
 from geoslave.labels.formats import read_labels, weak_of
+from geoslave.labels.split import Shapes, shown_in
 from geoslave.model.augment import Floats, display
 from geoslave.model.chip_pools import ChipPool, even_weights, pool_of, read_chips, unseen
 from geoslave.model.recipe import TrainConfig, WeakChips, WeakLabels
@@ -25,7 +27,7 @@ from geoslave.model.scene_pixels import read_pixels
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
+class Answers:
     """Chips with an answer each, of one source."""
 
     source: WeakChips | WeakLabels
@@ -39,38 +41,63 @@ class _Answers:
     """[n] 1 a site somewhere, 0 none."""
     groups: set[str]
     """All that the source names, those held out too."""
+    ground: Shapes | None = None
+    """[n] the ground each shows, in longitude and latitude; None where the source does not tell."""
+    held_out: Sequence[BaseGeometry] = ()
+    """The ground of those held out."""
 
 
-def weak_pools(config: TrainConfig) -> tuple[list[ChipPool], list[ChipPool]]:
-    """Weak chips to train on and weak chips put aside.
+def weak_answers(config: TrainConfig) -> list[Answers]:
+    """All weak chips but those held out.
 
     Raises:
         GeoslaveError: if they cannot be read, or are of no use.
     """
+    return [
+        *(_from_archive(source, config) for source in config.weak_chips),
+        *(_from_scenes(labelled, config) for labelled in config.weak_labels),
+    ]
+
+
+def tested_ground(answers: Sequence[Answers], config: TrainConfig) -> list[BaseGeometry]:
+    """The ground, in longitude and latitude, of weak chips put aside or held out: training must not show it."""
+    tested: list[BaseGeometry] = []
+    for given in answers:
+        if given.ground is not None:
+            tested += [*given.ground[np.isin(given.names, config.validation.groups)], *given.held_out]
+    return tested
+
+
+def weak_pools(
+    answers: Sequence[Answers], hidden: BaseGeometry, config: TrainConfig
+) -> tuple[list[ChipPool], list[ChipPool]]:
+    """Weak chips to train on and weak chips put aside.
+
+    Args:
+        hidden: ground that no chip to train on may show, in longitude and latitude.
+
+    Raises:
+        LabelError: if nothing is left to train or to validate on.
+    """
     training: list[ChipPool] = []
     aside: list[ChipPool] = []
     known: set[str] = set()
-    for answers in _sources(config):
-        known |= answers.groups
-        tested = np.isin(answers.names, config.validation.groups)
+    for given in answers:
+        known |= given.groups
+        tested = np.isin(given.names, config.validation.groups)
         if tested.any():
-            aside.append(_weak_pool(answers, tested, config, "validated"))
-        fresh = ~tested & unseen(answers.chips, aside)
-        training.append(_weak_pool(answers, fresh, config, "trained"))
+            aside.append(_weak_pool(given, tested, config, "validated"))
+        fresh = ~tested & unseen(given.chips, aside)
+        if given.ground is not None:
+            fresh &= ~shown_in(given.ground, hidden)
+        training.append(_weak_pool(given, fresh, config, "trained"))
     wrong = sorted(set(config.validation.groups) - known)
     if wrong:
         raise LabelError(f"validation.groups: no weak chip is of group {wrong[0]}; check its name")
     return training, aside
 
 
-def _sources(config: TrainConfig) -> Iterator[_Answers]:
-    for source in config.weak_chips:
-        yield _from_archive(source, config)
-    for labelled in config.weak_labels:
-        yield _from_scenes(labelled, config)
-
-
-def _weak_pool(answers: _Answers, rows: NDArray[np.bool_], config: TrainConfig, use: str) -> ChipPool:
+def _weak_pool(answers: Answers, rows: NDArray[np.bool_], config: TrainConfig, use: str) -> ChipPool:
     source, label = answers.source, answers.label[rows]
     if len(set(label.tolist())) < 2:
         raise LabelError(
@@ -106,12 +133,12 @@ def _balanced_weights(pool: ChipPool, positive_share: float) -> NDArray[np.float
 # --- an archive and its table --------------------------------------------------------------------
 
 
-def _from_archive(source: WeakChips, config: TrainConfig) -> _Answers:
+def _from_archive(source: WeakChips, config: TrainConfig) -> Answers:
     chips, table = read_chips(source, config)
     _refuse_larger(chips.shape[1:3], source.chips, config)
     names = table[source.group_column].to_numpy(str)
     groups = pd.read_csv(source.table, usecols=[source.group_column])[source.group_column].astype(str)
-    return _Answers(source, source.table, chips, names, _labels(table, source), set(groups))
+    return Answers(source, source.table, chips, names, _labels(table, source), set(groups))
 
 
 def _labels(table: pd.DataFrame, source: WeakChips) -> NDArray[np.int8]:
@@ -133,7 +160,7 @@ def _refuse_larger(shape: tuple[int, ...], place: str, config: TrainConfig) -> N
 # --- scenes and a labels table -------------------------------------------------------------------
 
 
-def _from_scenes(source: WeakLabels, config: TrainConfig) -> _Answers:
+def _from_scenes(source: WeakLabels, config: TrainConfig) -> Answers:
     paths = sorted(Path(source.scenes).glob(source.files))
     if not paths:
         raise LabelError(f"{source.scenes} holds no {source.files}: check 'scenes' in the configuration")
@@ -152,17 +179,17 @@ def _from_scenes(source: WeakLabels, config: TrainConfig) -> _Answers:
             f"no chip of {source.labels} lies whole on a scene of {source.scenes}: check that both are of the same "
             "place, and the labels' CRS"
         )
-    chips, names, label = zip(*pieces, strict=True)
-    names_of = np.array(names)
+    chips, names, label, outlines = zip(*pieces, strict=True)
+    names_of, ground = np.array(names), np.array(outlines, object)
     kept = ~np.isin(names_of, source.held_out)
-    return _Answers(source, source.labels, _of_one_size(chips)[kept], names_of[kept],
-                    np.array(label, np.int8)[kept], set(names))  # fmt: skip
+    return Answers(source, source.labels, _of_one_size(chips)[kept], names_of[kept],
+                   np.array(label, np.int8)[kept], set(names), ground[kept], tuple(ground[~kept]))  # fmt: skip
 
 
 def _pieces(
     path: Path, table: gpd.GeoDataFrame, source: WeakLabels, config: TrainConfig
-) -> Iterator[tuple[Floats, str, int]]:
-    """(display values [y, x, band], group, label) of the labels' footprints that lie whole on a scene."""
+) -> Iterator[tuple[Floats, str, int, BaseGeometry]]:
+    """(display values [y, x, band], group, label, ground) of the labels' footprints that lie whole on a scene."""
     raster, pixels = read_pixels(path, config)
     shown = display(pixels).transpose(1, 2, 0)
     here = table.to_crs(raster.geobox.crs.proj)
@@ -170,15 +197,16 @@ def _pieces(
     to_pixels = ~raster.geobox.affine
     placed = shapely.transform(outlines, lambda xy: np.column_stack(to_pixels @ (xy[:, 0], xy[:, 1])))
     groups = [path.name] * len(here) if source.group_column is None else here[source.group_column].astype(str)
-    for (left, top, right, bottom), group, presence in zip(
-        shapely.bounds(placed), groups, here["presence"], strict=True
+    ground = np.asarray(table.to_crs(4326).geometry.array, object)
+    for (left, top, right, bottom), group, presence, footprint in zip(
+        shapely.bounds(placed), groups, here["presence"], ground, strict=True
     ):
         rows, cols = (slice(round(a), round(b)) for a, b in ((top, bottom), (left, right)))
         whole = rows.start >= 0 and cols.start >= 0 and rows.stop <= shown.shape[0] and cols.stop <= shown.shape[1]
         if not whole or not raster.valid[rows, cols].any():
             continue
         _refuse_larger(shown[rows, cols].shape[:2], source.labels, config)
-        yield shown[rows, cols], group, int(presence == "yes")
+        yield shown[rows, cols], group, int(presence == "yes"), footprint
 
 
 def _of_one_size(pieces: tuple[Floats, ...]) -> Floats:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoslave.cli.common import PATH, answer, example, json_option, note, overwrite_option
+from geoslave.cli.common import answer, example, json_option, note, overwrite_option, progress
 from geoslave.cli.models_gate import gate_model
 
 if TYPE_CHECKING:
@@ -80,20 +79,24 @@ def show_model(model: str, as_json: bool) -> None:
     console.print(f"\n{package.model_id} in {package.folder}", soft_wrap=True, highlight=False)
 
 
-@command.command("add", epilog=example("geoslave models add mine-s2.zip", "geoslave models add runs/my-kilns"))
-@click.argument("source", type=PATH)
+@command.command(
+    "add", epilog=example("geoslave models add mine-s2.zip", "geoslave models add https://example.org/kiln-s2.zip")
+)
+@click.argument("source")
 @overwrite_option
 @json_option
-def add_model(source: Path, overwrite: bool, as_json: bool) -> None:
+def add_model(source: str, overwrite: bool, as_json: bool) -> None:
     """Take in SOURCE, a package as a folder or a .zip, so that it can be used by its name.
 
-    Its hashes, its description and its network are checked before anything is kept. Only the files of a
-    package are taken, and no pickle. Models come from people: add those whose makers you trust.
+    SOURCE may be an https:// address: of a .zip, or of a folder with model.json and the files it names. Hashes,
+    description and network are checked before anything is kept. Only the files of a package are taken, and
+    no pickle. Models come from people: add those whose makers you trust.
     """
     from geoslave.model.library import add_package
     from geoslave.model.package import model_folders
 
-    package = add_package(source, overwrite=overwrite)
+    with progress(as_json) as step:
+        package = add_package(source, overwrite=overwrite, step=step)
     name = package.spec.name
     if any((folder / name / "model.json").is_file() for folder in model_folders()[1:]):
         note(f"'{name}' now means this model, and no longer the one that ships with geoslave")

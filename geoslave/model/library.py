@@ -8,10 +8,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import TypeGuard
 
 import numpy as np
 
 from geoslave.errors import MissingExtra, ModelError
+from geoslave.model.fetch import LARGEST_PACKAGE, Step, fetch_package, is_address
 from geoslave.model.gate import GATE_FILE, OnnxGate
 from geoslave.model.mlm import faults
 from geoslave.model.package import (
@@ -26,8 +28,6 @@ from geoslave.model.package import (
 )
 from geoslave.model.predict import TOLERANCE, OnnxNetwork, TorchNetwork
 
-LARGEST_PACKAGE = 4 << 30
-"""Bytes that a packed model may unpack to: more is no model of ours but a trap."""
 _PACKAGES_FIT = "give a folder or .zip that holds model.json, model.safetensors, model.onnx and README.md"
 
 
@@ -41,36 +41,50 @@ class Check:
     detail: str
 
 
-def add_package(source: Path, *, overwrite: bool = False) -> ModelPackage:
+def add_package(source: Path | str, *, overwrite: bool = False, step: Step = lambda *_: None) -> ModelPackage:
     """Take a package in: checked first, then copied whole into the user's folder of models.
 
     Only what belongs to a package is taken (FILES and pictures), never a pickle. Nothing outside the
     scratch folder is written before hashes, description and network have been checked.
 
     Args:
-        source: a folder, or a .zip with the package at its root or in one folder.
+        source: a folder, a .zip with the package at its root or in one folder, or the https:// address of one.
+        step: told of what is fetched from the net.
 
     Raises:
-        ModelError: if it is no package, holds other things, was changed, or is there already.
+        ModelError: if it is no package, holds other things, was changed, cannot be fetched, or is there already.
     """
     home = user_folder()
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".geoslave-", dir=home) as scratch:
         draft = Path(scratch) / "draft"
-        if source.is_dir():
-            _refuse_strangers(source, [path.name for path in source.iterdir()])
-            copy_package_files(source, draft)
-        elif source.is_file() and zipfile.is_zipfile(source):
-            _unpack(source, draft)
-        elif not source.exists():
-            raise ModelError(f"{source} is not there: {_PACKAGES_FIT}")
-        else:
-            raise ModelError(f"{source} is neither a folder nor a .zip: {_PACKAGES_FIT}")
-        package = _opened(draft, source)
+        place = fetch_package(source, Path(scratch), step) if _is_on_the_net(source) else Path(source)
+        try:
+            _lay_out(place, draft)
+            package = _opened(draft, place)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(place), str(source))) from error
         folder = home / package.spec.name
         check_folder(folder, overwrite)
         put_in_place(draft, folder)
     return open_package(folder)
+
+
+def _is_on_the_net(source: Path | str) -> TypeGuard[str]:
+    return isinstance(source, str) and is_address(source)
+
+
+def _lay_out(source: Path, draft: Path) -> None:
+    """The files of a package in a new folder, whatever they came in."""
+    if source.is_dir():
+        _refuse_strangers(source, [path.name for path in source.iterdir()])
+        copy_package_files(source, draft)
+    elif source.is_file() and zipfile.is_zipfile(source):
+        _unpack(source, draft)
+    elif not source.exists():
+        raise ModelError(f"{source} is not there: {_PACKAGES_FIT}")
+    else:
+        raise ModelError(f"{source} is neither a folder nor a .zip: {_PACKAGES_FIT}")
 
 
 def verify_package(package: ModelPackage) -> list[Check]:

@@ -16,7 +16,6 @@ from geoslave.imagery.geotiff import Reading, open_scene
 from geoslave.imagery.scaling import Scaling, scale
 from geoslave.labels.synthetic import render_scene
 from geoslave.model.package import ModelPackage, ModelSpec, open_package, write_package
-from geoslave.model.publish import choose_tile
 
 BANDS = ("red", "green", "blue", "nir")
 
@@ -70,6 +69,7 @@ def unet_resnet18(folder: Path, scene: Path) -> ModelPackage:
     import torch
 
     from geoslave.model.network import Architecture, build_network, stride
+    from geoslave.model.publish import choose_tile
 
     torch.manual_seed(0)
     architecture = Architecture(encoder="resnet18", encoder_depth=5)

@@ -27,13 +27,12 @@ import yaml
 from affine import Affine
 from common import run_measured, say, write_scene
 from detect import bare_mpx_s
-from gate import data_folder, gate_figures
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from geoslave.model.package import open_package
 from geoslave.region.layout import RegionFolder
-from geoslave.region.run import Choice, run_region
+from geoslave.region.run import Choice, Progress, run_region
 from geoslave.region.setup import init_region
 from geoslave.region.status import region_status
 from tests.factories import write_bright_model
@@ -52,7 +51,9 @@ def main() -> None:
     parser.add_argument("--model", default="kiln-s2")
     parser.add_argument("--side", type=int, help="of the scene, in pixels")
     parser.add_argument("--blocks", type=int, help="without imagery, for the overhead")
-    parser.add_argument("--parts", default="speed,gate,overhead,memory", help="which parts are measured")
+    parser.add_argument(
+        "--parts", default="speed,gate,overhead,memory", help="which are measured; beside these: sites (export of many)"
+    )
     asked = parser.parse_args()
     side = asked.side or (768 if asked.quick else 10_980)  # 10,980: a whole Sentinel-2 tile
     blocks = asked.blocks or (300 if asked.quick else 100_000)
@@ -66,12 +67,12 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if "speed" in parts:
             facts |= speed(Path(folder), asked.model, side, 2 if asked.quick else 20)
-        if "gate" in parts and (data := data_folder()) is not None:
-            facts |= gate_figures(Path(folder), asked.model, data, side)
-            if facts["gate_mpx_s"] is not None:
-                facts["brick_belt_hours"] = brick_belt_hours(facts["gate_mpx_s"])
+        if "gate" in parts:
+            facts |= gate(Path(folder), asked.model, side)
         if "overhead" in parts:
             facts |= overhead(Path(folder), blocks, min(blocks, 10_000))
+        if "sites" in parts:
+            facts |= sites(Path(folder), blocks)
         if "memory" in parts:
             facts |= memory(Path(folder), asked.model, (768,) if asked.quick else (5_000, 20_000, 60_000))
     say(facts)
@@ -97,6 +98,17 @@ def speed(folder: Path, model: str, side: int, seconds: float) -> dict[str, obje
     }
 
 
+def gate(folder: Path, model: str, side: int) -> dict[str, object]:
+    """See gate.py; nothing where the chips are missing, no hours for a model without a gate."""
+    from gate import data_folder, gate_figures  # loads torch: the other parts go without
+
+    if (data := data_folder()) is None:
+        return {}
+    facts = gate_figures(folder, model, data, side)
+    rate = facts["gate_mpx_s"]
+    return facts if rate is None else {**facts, "brick_belt_hours": brick_belt_hours(rate)}
+
+
 def brick_belt_hours(mpx_s: float) -> float:
     return round(BRICK_BELT_MPX / mpx_s / 3600, 1)
 
@@ -105,7 +117,8 @@ def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
     """What `blocks` blocks that do nothing cost the scheduler, the folder, the merge; and finding them all done.
 
     A block writes its record (without waiting for the disk), so that resuming and merging have something
-    to read; `block_floor_ms` is the least that a block of real work takes, with one chip of a network of no cost.
+    to read; its overhead is counted from the first block's end to the last one's. `block_floor_ms` is the least
+    that a block of real work takes, with one chip of a network of no cost.
     """
     model = write_bright_model(folder / "tiny", tile=16, halo=0, stride=16)
     region = bare_region(folder, "many", model, empty_scene(folder / "many.tif", blocks))
@@ -113,9 +126,14 @@ def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
         bare_region(folder, "floor", model, empty_scene(folder / "fewer.tif", min(blocks, 500))), Choice(workers=0)
     )
     facts: dict[str, object] = {"blocks": blocks, "block_floor_ms": round(1000 * floor.seconds / floor.done_now, 2)}
-    began = run_region(region, Choice(workers=2, only=(-170, 0, -169, 1)))  # far away: the scene is looked at
-    summary = run_region(region, Choice(workers=2), function=noop.empty_block)
-    facts["overhead_ms_per_block"] = round(1000 * (summary.seconds - began.seconds) / summary.done_now, 3)
+    times: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == "blocks" and progress.done:
+            times.append(time.perf_counter())
+
+    summary = run_region(region, Choice(workers=2), watch, noop.empty_block)
+    facts["overhead_ms_per_block"] = round(1000 * (times[-1] - times[0]) / (summary.done_now - 1), 3)
     facts["resume_all_s"] = round(run_region(region, Choice(workers=0)).seconds, 2)
     start = time.perf_counter()
     region_status(region)
@@ -130,6 +148,20 @@ def overhead(folder: Path, blocks: int, resumed: int) -> dict[str, object]:
         run_region(region, Choice(workers=2), function=noop.empty_block)
     facts["resume_s"] = round(run_measured(command(region, "run", "--workers", "0", "--json")).seconds, 2)
     return facts
+
+
+def sites(folder: Path, blocks: int) -> dict[str, object]:
+    """What export costs where every block has four sites, two of them across seams."""
+    model = write_bright_model(folder / "small", tile=16, halo=0, stride=16)
+    scene = empty_scene(folder / "sites.tif", blocks, noop.SITES_SIDE)
+    region = bare_region(folder, "sites", model, scene, block=noop.SITES_SIDE)
+    run_region(region, Choice(workers=2), function=noop.block_of_sites)
+    merging = run_measured(command(region, "export", "--json"))
+    return {
+        "sites": max(json.loads(merging.output)["layers"].values()),
+        "sites_export_s": round(merging.seconds, 1),
+        "sites_export_rss_mb": round(merging.peak_rss_mb),
+    }
 
 
 def memory(folder: Path, model: str, sides: tuple[int, ...]) -> dict[str, object]:
@@ -205,10 +237,10 @@ def bare_region(folder: Path, name: str, model: str | Path, scene: Path, **setti
     return region
 
 
-def empty_scene(path: Path, blocks: int) -> Path:
-    """A scene of nodata but for its first corner, of `blocks` blocks of 16 x 16 pixels."""
+def empty_scene(path: Path, blocks: int, side: int = noop.SIDE) -> Path:
+    """A scene of nodata but for its first corner, of `blocks` blocks of `side` pixels square."""
     rows = max(1, round(blocks**0.5))
-    shape = (rows * 16, -(-blocks // rows) * 16)
+    shape = (rows * side, -(-blocks // rows) * side)
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": shape[0], "width": shape[1], "nodata": 0}
     place = Affine(10, 0, 500_000, 0, -10, 2_650_000)
     with rasterio.open(path, "w", **profile, crs="EPSG:32645", transform=place, tiled=True, blockxsize=256,

@@ -1,11 +1,20 @@
 """model.json as a STAC item with the Machine Learning Model extension (MLM v1.5.2), and its rules.
 
-The fields follow the published specification (github.com/stac-extensions/mlm). Its JSON schema is a
-third party's file and is not kept here; `faults` states by hand the rules that concern us, so that
-a package can be checked without a network: required fields, enumerations, matching shapes, bands
-that are named in `properties.bands` (and on an asset, as STAC 1.1 wants), an `mlm:artifact_type` for
-each model asset and for no other, no model-wide field on an asset, and no field of the prefix that
-the specification lacks.
+The fields follow the published specification (github.com/stac-extensions/mlm). Its JSON schema is a third party's file
+and is not kept here; `faults` states its rules by hand, so that a package can be checked without a network. They were
+compared, definition by definition, with the schema of the 1.5 series as published (whose pattern takes 1.5.0 to
+1.5.2; of 1.5.2 alone no copy was to be had):
+
+* an item: required fields, no `mlm:` field that the specification lacks, and on an asset none that speaks of the whole
+  model; one asset or more with the role mlm:model, `mlm:artifact_type` with that role and only with it,
+  `mlm:entrypoint` only with the role code;
+* names, tasks, accelerators, frameworks and their versions, data types, hyperparameters: enumerations, patterns, and
+  whole numbers where numbers are counted;
+* inputs and outputs: a name; shape, dim_order and data type; `bands` in dim_order where bands are named and only there,
+  `variables` likewise; bands described in `properties.bands` (and on an asset, as STAC 1.1 wants);
+* classes (classification 1.1.0) and functions (processing 1.1.0) with the fields these extensions require.
+
+Not checked: `value_scaling`, `resize_type`, collections, and variables' descriptions, of which our packages have none.
 """
 
 from __future__ import annotations
@@ -28,7 +37,9 @@ FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v1.1.0/schema.json"
 SHA256_MULTIHASH = "1220"
 """Prefix of a SHA-256 in the STAC file extension (multihash code and length)."""
-AXES = ["batch", "channel", "height", "width"]
+INPUT_AXES = ["batch", "bands", "height", "width"]
+"""An input that names its bands calls their dimension so."""
+OUTPUT_AXES = ["batch", "channel", "height", "width"]
 
 _ONNX_MEDIA = "application/octet-stream; framework=onnx; profile=onnx"
 _REQUIRED = ("mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output")
@@ -55,6 +66,10 @@ _CLASS_NAME = re.compile(r"[0-9A-Za-z\-_]+")
 _LICENCE = re.compile(r"[\w\-.+]+")
 _DIMENSION = re.compile(r"[a-z\-_]+")
 _PARAMETER = re.compile(r"[0-9a-zA-Z_.\-]+")
+_FRAMEWORK = re.compile(r"(?=[^\s._\-]).*[^\s._\-]")
+_SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}(-[0-9A-Za-z\-.]+)?(\+[0-9A-Za-z\-.]+)?")
+_COUNTS = {"mlm:memory_size": 0, "mlm:total_parameters": 0, "mlm:batch_size_suggestion": 0, "mlm:accelerator_count": 1}
+"""Fields that hold a whole number, and the least of it."""
 
 
 def mlm_name(name: str) -> str:
@@ -122,7 +137,7 @@ def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
             {
                 "name": "scaled imagery",
                 "bands": [{"name": band} for band in spec.bands],
-                "input": {"shape": [-1, len(spec.bands), size, size], "dim_order": AXES, "data_type": "float32"},
+                "input": {"shape": [-1, len(spec.bands), size, size], "dim_order": INPUT_AXES, "data_type": "float32"},
                 "pre_processing_function": {"format": "python", "expression": "geoslave.imagery.scaling:scale"},
                 "description": f"the scene's percentiles {low:g} and {high:g} of each band (at least "
                 f"{spec.scaling.min_range:g} of the display range apart) become -1 and 1; GSD {spec.gsd_m:g} m",
@@ -134,7 +149,7 @@ def _mlm_properties(spec: ModelSpec, parameters: int) -> dict[str, Any]:
                 "tasks": ["semantic-segmentation"],
                 "result": {
                     "shape": [-1, len(spec.classes), size, size],
-                    "dim_order": AXES,
+                    "dim_order": OUTPUT_AXES,
                     "data_type": "float32",
                 },
                 "description": "a score in [0, 1] for each class and pixel; classes do not exclude each other",
@@ -218,16 +233,26 @@ def _property_faults(properties: Mapping[str, Any]) -> Iterator[str]:
         yield "'mlm:accelerator' is none of those listed"
     if properties.get("mlm:pretrained") is False and properties.get("mlm:pretrained_source", "") is not None:
         yield "'mlm:pretrained_source' must be null for a model trained from scratch"
+    if not _FRAMEWORK.fullmatch(str(properties.get("mlm:framework", "ONNX"))):
+        yield "'mlm:framework' must begin and end with a letter or digit"
+    if not _SEMANTIC_VERSION.fullmatch(str(properties.get("mlm:framework_version", "1.0.0"))):
+        yield "'mlm:framework_version' must be three numbers, as 2.1.0"
+    for field, least in _COUNTS.items():
+        count = properties.get(field, least)
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            yield f"'{field}' must be a whole number of at least {least}"
     parameters = properties.get("mlm:hyperparameters", {"a": 1})
     if not parameters or not all(_PARAMETER.fullmatch(key) for key in parameters):
         yield "'mlm:hyperparameters' is empty or has a name with odd characters"
     for number, entry in enumerate(properties["mlm:input"]):
         yield from _structure_faults(f"mlm:input[{number}]", entry, "input")
+        yield from _dimension_faults(f"mlm:input[{number}]", entry, "input")
         if "bands" not in entry and "variables" not in entry:
             yield f"mlm:input[{number}] names neither bands nor variables"
         yield from _expression_faults(f"mlm:input[{number}].pre_processing_function", entry)
     for number, entry in enumerate(properties["mlm:output"]):
         yield from _structure_faults(f"mlm:output[{number}]", entry, "result")
+        yield from _dimension_faults(f"mlm:output[{number}]", entry, "result")
         yield from _task_faults(f"mlm:output[{number}].tasks", entry.get("tasks"))
         for of in entry.get("classification:classes", []):
             if not isinstance(of.get("value"), int) or not of.get("description"):
@@ -255,6 +280,21 @@ def _structure_faults(where: str, entry: Mapping[str, Any], key: str) -> Iterato
         yield f"{where}: data_type is none of those listed"
 
 
+def _dimension_faults(where: str, entry: Mapping[str, Any], key: str) -> Iterator[str]:
+    """What is named has a dimension of its own, and what is not named has none; bands are names, or objects of three
+    fields."""
+    structure = entry.get(key)
+    axes = structure.get("dim_order", []) if isinstance(structure, Mapping) else []
+    for kind in ("bands", "variables"):
+        if bool(entry.get(kind)) != (kind in axes):
+            yield f"{where}: dim_order must hold '{kind}' where {kind} are named, and only there"
+        for band in entry.get(kind, []):
+            fields = {"name": band} if isinstance(band, str) else band
+            extra = set(fields) - {"name", "format", "expression"}
+            if not fields.get("name") or extra or ("format" in fields) != ("expression" in fields):
+                yield f"{where}: each of {kind} has a name, may have a format with an expression, and nothing else"
+
+
 def _expression_faults(where: str, entry: Mapping[str, Any]) -> Iterator[str]:
     function = entry.get("pre_processing_function")
     if function is not None and not (function.get("format") and "expression" in function):
@@ -279,6 +319,8 @@ def _asset_faults(assets: Mapping[str, Any]) -> Iterator[str]:
             yield f"asset '{key}' has no href"
         if ("mlm:model" in asset.get("roles", [])) != ("mlm:artifact_type" in asset):
             yield f"asset '{key}': mlm:artifact_type goes with the role mlm:model, and only with it"
+        if "mlm:entrypoint" in asset and "code" not in asset.get("roles", []):
+            yield f"asset '{key}': mlm:entrypoint goes with the role code"
         for field in asset:
             if field.startswith("mlm:") and field not in _ON_ASSETS:
                 yield f"asset '{key}': '{field}' does not belong on an asset"

@@ -74,6 +74,30 @@ def break_input(item: dict[str, Any]) -> None:
     del item["properties"]["mlm:input"]
 
 
+def break_dimension(item: dict[str, Any]) -> None:
+    item["properties"]["mlm:input"][0]["input"]["dim_order"] = ["batch", "channel", "height", "width"]
+
+
+def break_output_dimension(item: dict[str, Any]) -> None:
+    item["properties"]["mlm:output"][0]["result"]["dim_order"] = ["batch", "bands", "height", "width"]
+
+
+def break_band(item: dict[str, Any]) -> None:
+    item["properties"]["mlm:input"][0]["bands"][0]["colour"] = "red"
+
+
+def break_entrypoint(item: dict[str, Any]) -> None:
+    item["assets"]["onnx"]["mlm:entrypoint"] = "run.py"
+
+
+def break_count(item: dict[str, Any]) -> None:
+    item["properties"]["mlm:total_parameters"] = "many"
+
+
+def break_version(item: dict[str, Any]) -> None:
+    item["properties"]["mlm:framework_version"] = "1.17"
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -87,6 +111,12 @@ def break_input(item: dict[str, Any]) -> None:
         (break_role, "no asset has the role"),
         (break_asset_bands, "on no asset"),
         (break_input, "'mlm:input' is missing"),
+        (break_dimension, "dim_order must hold 'bands'"),
+        (break_output_dimension, "mlm:output[0]: dim_order must hold 'bands' where bands are named, and only there"),
+        (break_band, "nothing else"),
+        (break_entrypoint, "role code"),
+        (break_count, "'mlm:total_parameters' must be a whole number"),
+        (break_version, "three numbers"),
     ],
 )
 def test_each_broken_rule_is_named(item: dict[str, Any], damage: Callable[[dict[str, Any]], None], words: str) -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import shapely
+from scipy import ndimage
 
 from geoslave.imagery.scaling import Scaling, SceneStatistics, coefficients, radiometry, scale
+from geoslave.labels.synthetic import render_scene
 from geoslave.model.deepness import TYPICAL_LOW, TYPICAL_WIDTH, add_metadata, deepness_metadata
 from geoslave.model.library import verify_package
 from geoslave.model.package import open_package, write_package
@@ -85,3 +88,74 @@ def test_several_classes_become_maps_of_scores() -> None:
     assert json.loads(read["model_type"]) == "Regressor"
     assert json.loads(read["class_names"]) == {"0": "mine", "1": "camp"}
     assert "seg_thresh" not in read
+
+
+# --- the plugin, re-enacted ----------------------------------------------------------------------
+
+
+class Deepness:
+    """What the plugin does with a model and an 8-bit layer, step by step, as its published source does; without QGIS.
+
+    Its rules: one input; one output of four dimensions, called square; class names numbered from 0 without a gap, and
+    two classes for one channel; a resolution in centimetres; tiles that overlap by per cent of their side, filled up
+    with zeros at the layer's end; pixels / 255, less the mean, over the deviation; what stays below the threshold is
+    background, what does not is class 1; a median filter.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (self.input,), (output,) = self.session.get_inputs(), self.session.get_outputs()
+        assert len(output.shape) == 4 and output.shape[2] == output.shape[3]
+        self.meta = {k: json.loads(v) for k, v in self.session.get_modelmeta().custom_metadata_map.items()}
+        names = sorted(self.meta["class_names"].items(), key=lambda item: int(item[0]))
+        assert [int(key) for key, _ in names] == list(range(len(names)))
+        assert len(names) == (2 if output.shape[1] == 1 else output.shape[1])
+        self.names = [name for _, name in names]
+        assert str(self.meta["model_type"]).capitalize() == "Segmentor"
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """Class of each pixel [y, x] of an image [y, x, band] at the model's resolution."""
+        side = int(self.meta["tile_size"])
+        overlap = int(round(side * int(self.meta["tiles_overlap"]) / 100 / 2) * 2)
+        stride, half = side - overlap, overlap // 2
+        rows, cols = image.shape[:2]
+        classes = np.zeros((rows, cols), np.uint8)
+        padded = np.pad(image, ((half, side), (half, side), (0, 0)))
+        for row in range(0, rows, stride):
+            for col in range(0, cols, stride):
+                answer = self._tile(padded[row : row + side, col : col + side])[half : side - half, half : side - half]
+                inside = classes[row : row + stride, col : col + stride]
+                inside[:] = answer[: inside.shape[0], : inside.shape[1]]
+        size = int(self.meta["seg_small_segment"]) // 2 * 2 + 1
+        return ndimage.median_filter(classes, size)
+
+    def _tile(self, tile: np.ndarray) -> np.ndarray:
+        batch = np.float32(tile[None, :, :, : self.input.shape[-3]] * 1.0 / 255.0)
+        batch = (batch - np.float32(self.meta["standardization_mean"])) / np.float32(self.meta["standardization_std"])
+        (result,) = self.session.run(None, {self.input.name: np.transpose(batch, (0, 3, 1, 2))})
+        result[result < self.meta["seg_thresh"]] = 0.0
+        return (result[0, 0] != 0).astype(np.uint8)
+
+
+def test_the_shipped_kiln_model_finds_kilns_in_the_plugin() -> None:
+    plugin = Deepness(open_package("kiln-s2").onnx)
+    assert plugin.names == ["background", "brick_kiln"] and plugin.meta["resolution"] == 1000
+    assert plugin.meta["geoslave_bands"] == ["red", "green", "blue"]
+    scene = render_scene(7, (320, 320), 10.0, 12)
+    mask = plugin.mask(np.moveaxis(scene.raster.pixels, 0, 2)).astype(bool)
+    columns, rows = ~scene.raster.geobox.affine @ np.array(
+        [shapely.get_x(scene.sites.representative_point()), shapely.get_y(scene.sites.representative_point())]
+    )
+    near = ndimage.binary_dilation(mask, iterations=2)
+    found = near[rows.astype(int), columns.astype(int)]
+    assert len(found) >= 6 and found.mean() >= 0.5
+    assert 0 < mask.mean() < 0.1, "it marks kilns, not the country"
+
+
+def test_tiles_of_the_plugin_leave_no_seams() -> None:
+    """A tile's middle does not depend on where the tile lies: the overlap is as wide as the network sees."""
+    plugin = Deepness(open_package("kiln-s2").onnx)
+    image = np.moveaxis(render_scene(7, (320, 320), 10.0, 12).raster.pixels, 0, 2)
+    whole = plugin.mask(image)
+    plugin.meta["tile_size"], plugin.meta["tiles_overlap"] = 256, -(-200 * 48 // 256)
+    assert (plugin.mask(image) != whole).mean() < 0.002

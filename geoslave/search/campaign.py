@@ -36,12 +36,10 @@ from geoslave.search.index import ChipIndex
 from geoslave.search.labels import MARKS, Answer, Marks, keep_examples
 from geoslave.search.ranking import (
     Answers,
-    Background,
     Ranker,
     considered,
     diverse_page,
     fit,
-    learn_background,
     next_page,
 )
 from geoslave.search.remaining import Advice, AuditDraw, Remaining, remaining, worth_going_on
@@ -174,13 +172,6 @@ class Campaign:
         return self.folder.name
 
     @property
-    def background(self) -> Background:
-        """What the ground of the index is like."""
-        if "background" not in self._kept:
-            self._kept["background"] = learn_background(self.index.vectors)
-        return self._kept["background"]
-
-    @property
     def places(self) -> NDArray[np.float64]:
         """[chip, 2] longitude and latitude of the middles."""
         if "places" not in self._kept:
@@ -235,13 +226,13 @@ class Campaign:
         Raises:
             SearchError: if no answer is a site.
         """
-        return fit(self.index.vectors, self._answers(), self.background)
+        return fit(self.index.vectors, self._answers(), self.index.background)
 
     def ranking(self, limit: int | None = None) -> gpd.GeoDataFrame:
         """Chips nobody has answered for, most likely first, varied at the top: rank, score, and the index's columns."""
         with self._lock:
             answers = self._answers()
-        return ranked(self.index, answers, limit, self.background, self.places)
+        return ranked(self.index, answers, limit, self.places)
 
     def standing(self) -> Standing:
         """What is known so far, how many may remain, and whether going on is worth it."""
@@ -287,7 +278,7 @@ class Campaign:
             self.settings["page_size"],
             seed=self.settings["seed"] + 7_919 * number,
             audit_share=self.settings["audit_share"],
-            background=self.background,
+            background=self.index.background,
             apart_m=self.settings["apart_m"],
         )
         if not len(drawn.rows):
@@ -482,7 +473,6 @@ def ranked(
     index: ChipIndex,
     answers: Answers,
     limit: int | None = None,
-    background: Background | None = None,
     places: NDArray[np.float64] | None = None,
     first_page: int = 20,
 ) -> gpd.GeoDataFrame:
@@ -491,7 +481,7 @@ def ranked(
     Raises:
         SearchError: if no answer is a site.
     """
-    ranker = fit(index.vectors, answers, background)
+    ranker = fit(index.vectors, answers, index.background)
     seen = np.union1d(answers.rows, answers.seen)
     among = _candidates(index, ranker, limit, len(seen))
     logits = ranker.logits(index.vectors[among])

@@ -1,8 +1,9 @@
 """Chips as vectors: what a network's encoder sees in them, and their plain colours and texture.
 
 A trained encoder knows shapes; percentiles of colour and local contrast know materials (bare soil, water,
-ash), and are what a small network needs to tell gold mines from other ground. Both stand side by side in one
-vector of at most 512 numbers: 1 kB a chip in half precision.
+ash), and texture (geoslave.search.texture) what is rough, straight or patchy. They stand side by side in one
+vector of at most 512 numbers: 1 kB a chip in half precision. Colours and texture alone, the embedder `plain`, find
+what was tried nearly as well, in a quarter of the time and in 412 bytes.
 
 Any ONNX graph can be the encoder: a folder with `model.onnx` and `embedder.json`, which says in a model
 package's words what the graph takes: {"name", "version", "bands", "gsd_m", "scaling", "stride"}.
@@ -26,10 +27,11 @@ from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Scaling, scale
 from geoslave.model.encoder import Encoder
 from geoslave.model.package import open_package
+from geoslave.search.texture import texture
 
 LONGEST = 512
 """Numbers in a vector, at most."""
-FORMAT = 2
+FORMAT = 3
 """Changes when the same chip would get another vector."""
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
 _EXTREMES = (0, 1, 5, 50, 95, 99, 100)
@@ -38,6 +40,10 @@ _SURROUNDINGS = ((1, 5), (3, 9), (7, 21))
 _BANDS_IN_FULL = 4
 _OF_SEGMENTATION = 0.15
 """Emphasis of an encoder that learned one kind of site: of other kinds colours and texture know more."""
+_OF_TEXTURE = 0.5
+"""Emphasis of each descriptor of texture; colours and contrasts together have one."""
+PLAIN = "plain"
+"""Name of the embedder without a network."""
 _FARTHEST = 6.0
 """Standard deviations beyond which a number says no more."""
 _DESCRIPTION = "embedder.json"
@@ -62,6 +68,16 @@ class EmbedderSpec(BaseModel):
     data: str = "not stated"
 
 
+_PLAIN_SPEC = EmbedderSpec(
+    name=PLAIN,
+    bands=("red", "green", "blue"),
+    gsd_m=10,
+    stride=1,
+    licence="Apache-2.0",
+    data="none: nothing was trained",
+)
+
+
 class Embedder(Protocol):
     """Chips -> vectors."""
 
@@ -80,6 +96,19 @@ class Embedder(Protocol):
         ...
 
 
+class PlainEmbedder:
+    """Colours and texture alone: no network."""
+
+    def __init__(self, spec: EmbedderSpec) -> None:
+        self.spec = spec
+        self.checksum = hashlib.sha256(_stated(spec)).hexdigest()
+        self.emphasis = _emphasis(len(spec.bands))
+        self.dimensions = len(self.emphasis)
+
+    def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return plain(scaled, valid)
+
+
 class OnnxEmbedder:
     """The encoder of an ONNX graph with the chips' colours and texture."""
 
@@ -89,15 +118,14 @@ class OnnxEmbedder:
         self._encoder = Encoder(onnx, len(spec.bands), threads)
         side = 2 * spec.stride
         probe = self._deep(np.zeros((1, len(spec.bands), side, side), np.float32), np.ones((1, side, side), bool))
-        room = LONGEST - len(look(np.zeros((1, len(spec.bands), 4, 4), np.float32), np.ones((1, 4, 4), bool))[0])
-        self._deep_kept = min(probe.shape[1], room)
-        self.dimensions = LONGEST - room + self._deep_kept
-        parts = [(spec.emphasis, self._deep_kept), (1.0, LONGEST - room)]
-        self.emphasis = np.concatenate([np.full(n, np.sqrt(share / n), np.float32) for share, n in parts])
+        beside = _emphasis(len(spec.bands))
+        self._deep_kept = min(probe.shape[1], LONGEST - len(beside))
+        self.dimensions = self._deep_kept + len(beside)
+        self.emphasis = np.concatenate([_share(spec.emphasis, self._deep_kept), beside])
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         deep = self._deep(scaled, valid)[:, : self._deep_kept]
-        return np.concatenate([deep, look(scaled, valid)], axis=1)
+        return np.concatenate([deep, plain(scaled, valid)], axis=1)
 
     def _deep(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """[n, feature] of the encoder: the strongest answer of each channel of each stage, deepest first."""
@@ -108,12 +136,16 @@ class OnnxEmbedder:
         return np.concatenate([_strongest(stage, valid) for stage in reversed(self._encoder(scaled))], axis=1)
 
 
-def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> OnnxEmbedder:
+def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Embedder:
     """The embedder of a model package (by name or folder), or of a folder with `embedder.json` and `model.onnx`.
+
+    `plain` is the one without a network: colours and texture of red, green and blue at 10 m.
 
     Raises:
         ModelError: if there is none, or it is damaged.
     """
+    if str(name_or_folder) == PLAIN:
+        return PlainEmbedder(_PLAIN_SPEC)
     folder = Path(name_or_folder)
     if (folder / _DESCRIPTION).is_file():
         return _described(folder, threads)
@@ -140,6 +172,12 @@ def embed(embedder: Embedder, chips: Sequence[Raster], factor: ArrayLike, summan
     clip = embedder.spec.scaling.clip
     scaled = np.stack([scale(chip.pixels, chip.valid, factor, summand, clip) for chip in chips])
     return embedder(scaled, np.stack([chip.valid for chip in chips]))
+
+
+def plain(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """[n, feature] of chips [n, band, y, x] that needs no network: `look`, then `texture`."""
+    display = np.maximum((scaled + 1) / 2, 0)
+    return np.concatenate([look(scaled, valid), *texture(display, valid)], axis=1)
 
 
 def look(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -230,7 +268,23 @@ def _described(folder: Path, threads: int | None) -> OnnxEmbedder:
     return OnnxEmbedder(spec, onnx, _checksum(spec, onnx), threads)
 
 
+def _emphasis(bands: int) -> NDArray[np.float32]:
+    """[feature] weights of the numbers of `plain`."""
+    chip, whole = np.zeros((1, bands, 8, 8), np.float32), np.ones((1, 8, 8), bool)
+    parts = [_share(_OF_TEXTURE, one.shape[1]) for one in texture(chip, whole)]
+    return np.concatenate([_share(1.0, look(chip, whole).shape[1]), *parts])
+
+
+def _share(of_all: float, n: int) -> NDArray[np.float32]:
+    """[n] weights of numbers that share an emphasis."""
+    return np.full(n, np.sqrt(of_all / max(n, 1)), np.float32)
+
+
+def _stated(spec: EmbedderSpec) -> bytes:
+    return json.dumps([FORMAT, spec.model_dump(mode="json")], sort_keys=True).encode()
+
+
 def _checksum(spec: EmbedderSpec, onnx: Path) -> str:
-    mark = hashlib.sha256(json.dumps([FORMAT, spec.model_dump(mode="json")], sort_keys=True).encode())
+    mark = hashlib.sha256(_stated(spec))
     mark.update(onnx.read_bytes())
     return mark.hexdigest()

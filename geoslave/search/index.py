@@ -55,6 +55,7 @@ from geoslave.region.stamps import stamp
 from geoslave.search import SearchError
 from geoslave.search.embedder import Embedder, standardised
 from geoslave.search.lock import alone
+from geoslave.search.ranking import Background, learn_background
 from geoslave.targets import Target, get_target
 
 FORMAT = 1
@@ -252,6 +253,14 @@ class ChipIndex:
             self._kept["rows"] = {chip: row for row, chip in enumerate(self.chips["chip_id"])}
         known: dict[str, int] = self._kept["rows"]
         return known
+
+    @property
+    def background(self) -> Background:
+        """What the ground is like: learned once, for reading its chips takes longer than a query."""
+        if "background" not in self._kept:
+            self._kept["background"] = learn_background(self.vectors)
+        learned: Background = self._kept["background"]
+        return learned
 
     @property
     def has_graph(self) -> bool:

@@ -28,6 +28,9 @@ _ASSUMED = 600
 _RIDGE = 0.02
 _WEIGHT_OF_ASSUMED = 0.3
 """All assumed negatives together; all answers of 'no' together weigh the rest of one, all sites one."""
+_NEWTON_STEPS, _CG_STEPS = 15, 40
+_EXACT = 1e-4
+"""Of the first gradient, what may be left when a fit ends: scores then agree to a thousandth of their spread."""
 _CHUNK = 16_384
 _EARTH_M = 111_320.0
 """Metres in a degree of latitude."""
@@ -61,6 +64,8 @@ class Background:
     """[d]"""
     spread: float
     """Standard deviation of a number, over all numbers."""
+    inputs: NDArray[np.float32]
+    """[n, d] those chips, less the centre, in units of the spread: kept, for every fit takes some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +114,10 @@ def learn_background(vectors: NDArray[np.floating[Any]], seed: int = 0) -> Backg
     if len(vectors) < 2:
         raise SearchError("the index holds fewer than two chips: there is nothing to rank")
     rows = np.sort(np.random.default_rng(seed).choice(len(vectors), min(len(vectors), _BACKGROUND), replace=False))
-    sample = vectors[rows].astype(np.float64)
-    spread = float(np.sqrt(sample.var(axis=0).mean()))
-    return Background(rows.astype(np.int64), sample.mean(axis=0).astype(np.float32), max(spread, 1e-6))
+    sample = vectors[rows].astype(np.float32)
+    centre = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = max(float(np.sqrt(sample.var(axis=0, dtype=np.float64).mean())), 1e-6)
+    return Background(rows.astype(np.int64), centre, spread, (sample - centre) / np.float32(spread))
 
 
 def fit(
@@ -130,11 +136,10 @@ def fit(
         raise SearchError("no example is a site: give at least one place of the kind that is sought")
     ground = background or learn_background(vectors, seed)
     assumed = _assumed(ground, answers, seed)
-    rows = np.concatenate([answers.rows, assumed])
+    own = (vectors[answers.rows].astype(np.float32) - ground.centre) / np.float32(ground.spread)
     target = np.concatenate([answers.sites, np.zeros(len(assumed), bool)])
     weight = _weights(answers.sites, len(assumed))
-    inputs = (vectors[rows].astype(np.float64) - ground.centre) / ground.spread
-    direction, bias = _logistic_ridge(inputs, target, weight)
+    direction, bias = _logistic_ridge(np.concatenate([own, ground.inputs[assumed]]), target, weight)
     weights = direction / ground.spread
     return Ranker(weights.astype(np.float32), float(bias - weights @ ground.centre))
 
@@ -281,7 +286,8 @@ def _metres(places: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[
 
 
 def _assumed(ground: Background, answers: Answers, seed: int) -> NDArray[np.int64]:
-    free = np.setdiff1d(ground.rows, answers.rows)
+    """Which of the background's chips are taken for negatives."""
+    free = np.flatnonzero(~np.isin(ground.rows, answers.rows))
     return np.random.default_rng(seed + 1).permutation(free)[:_ASSUMED]
 
 
@@ -295,22 +301,56 @@ def _weights(sites: NDArray[np.bool_], assumed: int) -> NDArray[np.float64]:
 
 
 def _logistic_ridge(
-    x: NDArray[np.float64], y: NDArray[np.bool_], weight: NDArray[np.float64]
+    x: NDArray[np.float32], y: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """(direction [d], bias) of weighted logistic regression with a ridge, by Newton's method."""
-    design = np.column_stack([x, np.ones(len(x))])
-    ridge = np.full(design.shape[1], _RIDGE)
+    """(direction [d], bias) of weighted logistic regression with a ridge.
+
+    Newton's method, each step by conjugate gradients with the diagonal as preconditioner (Lin, Weng & Keerthi 2008):
+    no d x d matrix is made, which took nine tenths of a query's time.
+    """
+    design = np.column_stack([x, np.ones(len(x), np.float32)])
+    squares = design * design
+    share, target = weight.astype(np.float32), y.astype(np.float32)
+    ridge = np.full(design.shape[1], _RIDGE, np.float32)
     ridge[-1] = 1e-6
-    theta = np.zeros(design.shape[1])
-    for _ in range(25):
+    theta = np.zeros(design.shape[1], np.float32)
+    first = 0.0
+    for _ in range(_NEWTON_STEPS):
         p = _logistic(design @ theta)
-        gradient = design.T @ (weight * (p - y)) + ridge * theta
-        curve = (design * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ design + np.diag(ridge)
-        move = np.linalg.solve(curve, gradient)
-        theta -= move * min(1.0, 20 / max(float(np.abs(move).max()), 1e-12))
-        if np.abs(move).max() < 1e-4:
+        gradient = design.T @ (share * (p - target)) + ridge * theta
+        size = float(np.linalg.norm(gradient))
+        first = first or size
+        if size <= _EXACT * first:
             break
-    return theta[:-1], float(theta[-1])
+        curve = share * np.maximum(p * (1 - p), 1e-6)
+        theta -= _newton_step(design, curve, ridge, curve @ squares + ridge, gradient, min(0.1, size / first) * size)
+    return theta[:-1].astype(np.float64), float(theta[-1])
+
+
+def _newton_step(
+    design: NDArray[np.float32],
+    curve: NDArray[np.float32],
+    ridge: NDArray[np.float32],
+    diagonal: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    exact: float,
+) -> NDArray[np.float32]:
+    """[d] what solves (design' curve design + ridge) step = gradient, but for a rest of the size `exact`."""
+    step = np.zeros_like(gradient)
+    rest = gradient.copy()
+    way = scaled = rest / diagonal
+    now = float(rest @ scaled)
+    for _ in range(_CG_STEPS):
+        bent = design.T @ (curve * (design @ way)) + ridge * way
+        length = np.float32(now / max(float(way @ bent), 1e-30))
+        step += length * way
+        rest -= length * bent
+        if float(np.linalg.norm(rest)) <= exact:
+            break
+        scaled = rest / diagonal
+        before, now = now, float(rest @ scaled)
+        way = scaled + np.float32(now / max(before, 1e-30)) * way
+    return step
 
 
 def _logistic(logits: NDArray[Any]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,25 @@ from numpy.typing import NDArray
 SIDE = 32
 """Of a window with a kiln, pixels of 10 m: three kilns wide, as an index for kilns is cut."""
 LARGE_M2 = 150.0
+LOOKED_AT = (
+    "ACAexpanded_amazon_positives2025-08_2024-01-01_2025-01-01",
+    "BD_MineriaAurifera_Peru-curated2026-04-17_2025-01-01_2026-01-01",
+    "MinesPos2018-2020Sentinel_points_2019-01-01_2020-01-01",
+    "aquaculture-faziendas-negatives2025-08_2024-01-01_2025-01-01",
+    "dredge_mining_positives2025-08_2024-08-01_2024-11-01",
+    "full_amazon_v9_negatives_2019-01-01_2020-01-01",
+    "landslide_negatives2025-08_2024-01-01_2025-01-01",
+    "random_negatives10k_2025-08_2024-01-01_2025-01-01",
+    "v0.5-0.8-0.9ensemble_2023_positives_2023-01-01_2024-01-01",
+    "v0.X-SSL4EO-2025Q4-negatives_2025-10-01_2025-12-31",
+    "v0.xx-SSL4EO-2023combined-negatives_2023-01-01_2024-01-01",
+    "v2.4_amazon_negatives_2019-01-01_2020-01-01",
+    "v2.4_amazon_positives_2019-01-01_2020-01-01",
+    "v3.3_2023_positives_2023-01-01_2024-01-01",
+    "v3.4_2023_negatives_2023-01-01_2024-01-01",
+    "v3.6_2023_positives_2023-01-01_2024-01-01",
+)
+"""Galleries of mines_s2 on which the descriptors of texture were chosen (geoslave/search/texture.py)."""
 _AWAY = 10
 """Pixels that a window keeps from the edge of a kiln chip: kilns cut by it are not labelled."""
 
@@ -68,16 +88,23 @@ def kilns(seed: int = 0) -> Haystack:
     return _shuffled("kilns", chips, site, about, rng)
 
 
-def mines(wanted: int = 100, seed: int = 0) -> Haystack:
-    """So many chips with a gold mine among all clear ones without, of the same processing."""
+def mines(wanted: int = 100, seed: int = 0, *, not_looked_at: bool = False) -> Haystack:
+    """So many chips with a gold mine among all clear ones without, of the same processing.
+
+    Args:
+        not_looked_at: of the galleries only that had no part in choosing what stands in a vector.
+    """
     rng = np.random.default_rng(seed)
     chips, style = _mine_chips(clear=True)
     label = _labels(clear=True)
+    if not_looked_at:
+        style &= ~np.isin(_galleries(clear=True), LOOKED_AT)
     chosen = rng.permutation(np.flatnonzero(label & style))[:wanted]
     rows = np.concatenate([chosen, np.flatnonzero(~label & style)])
     site = np.arange(len(rows)) < len(chosen)
     about = f"{len(chosen)} chips with a gold mine (weak labels) among {len(rows) - len(chosen)} without"
-    return _shuffled("mines", chips[rows], site, about, rng)
+    name = "mines_of_other_galleries" if not_looked_at else "mines"
+    return _shuffled(name, chips[rows], site, about, rng)
 
 
 def buildings(core: int = 64, side: int = 128) -> Haystack:
@@ -123,6 +150,12 @@ def _clear() -> NDArray[np.bool_]:
 def _labels(*, clear: bool) -> NDArray[np.bool_]:
     label = np.array([row["label"] == "1" for row in _mine_table()])
     return label[_clear()] if clear else label
+
+
+def _galleries(*, clear: bool) -> NDArray[np.str_]:
+    """Without the cloud limit: both halves of a gallery are one."""
+    names = np.array([re.sub(r"_S2L1C_clear0\.\d+", "", row["gallery"]) for row in _mine_table()])
+    return names[_clear()] if clear else names
 
 
 def _mine_chips(*, clear: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -85,6 +85,16 @@ def test_a_graph_without_stages_serves_too(tmp_path: Path) -> None:
     assert np.isfinite(embedder(chips(2, 30), np.ones((2, 30, 30), bool))).all()
 
 
+def test_colours_and_texture_alone_are_an_embedder_too() -> None:
+    embedder = open_embedder("plain")
+    pixels, valid = chips(3, 48), np.ones((3, 48, 48), bool)
+    vectors = embedder(pixels, valid)
+    assert vectors.shape == (3, embedder.dimensions) == (3, len(embedder.emphasis))
+    assert 2 * embedder.dimensions < 450  # bytes a chip
+    assert np.allclose(embedder(pixels[1:2], valid[1:2]), vectors[1:2], atol=1e-4)
+    assert np.allclose(open_embedder("mine-s2", threads=1)(pixels, valid)[:, -embedder.dimensions :], vectors)
+
+
 def test_another_graph_or_scaling_is_another_embedder(tmp_path: Path) -> None:
     one = open_embedder(write_vector_model(tmp_path / "a"), threads=1)
     folder = write_vector_model(tmp_path / "b")

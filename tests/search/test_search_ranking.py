@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from geoslave.search import SearchError
-from geoslave.search.ranking import Answers, diverse_page, fit, learn_background, next_page, rank
+from geoslave.search.ranking import Answers, _logistic_ridge, diverse_page, fit, learn_background, next_page, rank
 
 
 def haystack(
@@ -55,6 +56,32 @@ def test_counter_examples_push_their_like_down() -> None:
     with_them = Answers.of({int(yes): True, **{int(row): False for row in others}})
     scores = fit(vectors, with_them).scores(vectors)
     assert scores[others].max() < scores[yes]
+
+
+@pytest.mark.parametrize("yes,no", [(1, 0), (6, 14), (20, 200)])
+def test_a_fit_is_as_good_as_an_exact_one(yes: int, no: int) -> None:
+    """Against a general minimiser of the same function."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((yes + no + 100, 30)).astype(np.float32)
+    y = np.arange(len(x)) < yes
+    x[y, :4] += 1
+    weight = np.where(y, 1 / yes, 1 / (len(x) - yes))
+
+    def loss(theta: np.ndarray) -> float:
+        logits = x.astype(float) @ theta[:-1] + theta[-1]
+        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.01 * (theta[:-1] ** 2).sum())
+
+    exact = minimize(loss, np.zeros(31), method="BFGS").x
+    direction, bias = _logistic_ridge(x, y, weight)
+    assert loss(np.append(direction, bias)) <= loss(exact) + 1e-4
+    assert np.corrcoef(x @ direction, x @ exact[:-1])[0, 1] > 0.999
+
+
+def test_the_ground_that_is_kept_changes_no_ranking() -> None:
+    vectors, site, _ = haystack()
+    answers = Answers.of({int(row): bool(site[row]) for row in [*np.flatnonzero(site)[:3].tolist(), 7, 8]})
+    kept = fit(vectors, answers, learn_background(vectors))
+    assert np.allclose(kept.logits(vectors), fit(vectors, answers).logits(vectors))
 
 
 def test_nothing_can_be_learned_without_a_site() -> None:

@@ -42,6 +42,8 @@ FORMATS = {
     ".parquet": "GeoParquet: for tables and notebooks",
 }
 _EPOCH = "1970-01-01T00:00:00.000Z"
+_TURNED_TOGETHER = 10_000
+"""Detections that are in memory as GeoJSON wants them."""
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
@@ -295,13 +297,14 @@ def _write_style(table: gpd.GeoDataFrame, path: Path, folder: Path) -> None:
 
 def _geojson(table: gpd.GeoDataFrame, path: Path, notes: dict[str, Any]) -> None:
     """RFC 7946, one feature on a line."""
-    shapes = shapely.orient_polygons(measure.to_wgs84(table.geometry.to_numpy(), table.crs))
-    rows = _plain_rows(table)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         head = json.dumps({"type": "FeatureCollection", "name": LAYER, "geoslave": notes}, ensure_ascii=False)
         file.write(head[:-1] + ', "features": [')
-        for i, (row, shape) in enumerate(zip(rows, shapes, strict=True)):
-            _write_feature(file, row, shape, ",\n" if i else "\n")
+        for start in range(0, len(table), _TURNED_TOGETHER):
+            part = table.iloc[start : start + _TURNED_TOGETHER]
+            shapes = shapely.orient_polygons(measure.to_wgs84(part.geometry.to_numpy(), part.crs))
+            for i, (row, shape) in enumerate(zip(_plain_rows(part), shapes, strict=True), start):
+                _write_feature(file, row, shape, ",\n" if i else "\n")
         file.write("\n]}\n")
 
 

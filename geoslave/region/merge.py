@@ -24,8 +24,8 @@ from geoslave.region.job import Job
 from geoslave.region.layout import read_json
 from geoslave.region.records import read_record, unpack
 
-_ROWS_TOGETHER = 256
-"""Tables of so many rows of blocks are made one before the next."""
+_TOGETHER = 10_000
+"""A table is made of so many objects, or a few more: few tables, and what making one takes does not grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,11 @@ def _grid_detections(job: Job, record: GridRecord, damaged: list[str]) -> gpd.Ge
 
 
 def _batches(rows: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """Several rows' objects together: tables are made in few pieces."""
+    """Several rows' objects together."""
     together: list[Any] = []
-    for count, finished in enumerate(rows, start=1):
+    for finished in rows:
         together += finished
-        if count % _ROWS_TOGETHER == 0:
+        if len(together) >= _TOGETHER:
             yield together
             together = []
     yield together

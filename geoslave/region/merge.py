@@ -19,7 +19,7 @@ from geoslave.detections.polygonize import BlockObjects, join_rows, missing_bloc
 from geoslave.detections.schema import empty
 from geoslave.errors import GeoslaveError
 from geoslave.model.gate import gate_facts
-from geoslave.region.gridrecord import GridRecord, block_at, block_name
+from geoslave.region.gridrecord import GridRecord, block_name
 from geoslave.region.job import Job
 from geoslave.region.layout import read_json
 from geoslave.region.records import read_record, unpack
@@ -133,12 +133,11 @@ def _blocks(
     job: Job, record: GridRecord, row: int, cols: list[int], here: set[int], number: int, damaged: list[str]
 ) -> Iterator[BlockObjects]:
     for col in cols:
-        block = block_at(record.shape, record.block_px, row, col)
-        content = read_record(job.run, record.name, block.name) if col in here else None
+        content = read_record(job.run, record.name, block_name(row, col)) if col in here else None
         if content is None:
             if col in here:
-                damaged.append(f"{record.name}-{block.name}")
-            yield missing_block(block.core, record.shape)
+                damaged.append(f"{record.name}-{block_name(row, col)}")
+            yield missing_block(record.block(row, col).core, record.shape)
         else:
             yield unpack(content[1])[number]
 

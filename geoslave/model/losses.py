@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geoslave.model.augment import IGNORE
+from geoslave.model.chip_head import ChipHead
 from geoslave.model.recipe import Loss, TrainConfig, Weak
 
 
@@ -21,7 +22,9 @@ class LossParts:
     chips: Tensor
 
 
-def batch_loss(logits: Tensor, truth: Tensor, valid: Tensor, weak: Tensor, config: TrainConfig) -> LossParts:
+def batch_loss(
+    logits: Tensor, truth: Tensor, valid: Tensor, weak: Tensor, config: TrainConfig, head: ChipHead | None = None
+) -> LossParts:
     """The loss of a batch in which some chips have masks and others only a weak label.
 
     Args:
@@ -29,10 +32,14 @@ def batch_loss(logits: Tensor, truth: Tensor, valid: Tensor, weak: Tensor, confi
         truth: uint8 [chip, y, x]: 0 none, 1 and up a class, IGNORE where nothing is learned.
         valid: bool [chip, y, x].
         weak: int8 [chip, class]: 1, 0, or -1 where there is no weak label.
+        head: which answers for weak chips too, and whose encoder has just seen them.
     """
-    zero = logits.new_zeros(())
     pixels = segmentation_loss(logits, truth, config.loss)
-    chips = config.weak.weight * weak_loss(logits, valid, weak, config.weak) if bool((weak >= 0).any()) else zero
+    chips = logits.new_zeros(())
+    if bool((weak >= 0).any()):
+        chips = config.weak.weight * weak_loss(logits, valid, weak, config.weak)
+        if head is not None:
+            chips = chips + config.weak.encoder_weight * head.loss(weak)
     return LossParts(pixels + chips, pixels, chips)
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional
 from geoslave.errors import MissingExtra, ModelError
 
 if TYPE_CHECKING:
+    from geoslave.model.chip_head import ChipHead
     from geoslave.model.package import ModelPackage
 
 
@@ -64,6 +65,8 @@ class GridNetwork(nn.Module):
         self.body = body
         self.upsample = upsample
         self.coarser = coarser
+        self.chip_head: ChipHead | None = None
+        """Only while it is trained (see `chip_head`)."""
 
     def forward(self, imagery: Tensor, margins: Tensor | None = None) -> Tensor:
         """Logits [batch, class, y, x] of scaled imagery [batch, band, y, x].

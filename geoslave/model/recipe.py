@@ -184,6 +184,8 @@ class Weak(_Frozen):
     """Of 'lse' and 'power': low is near the mean, high near the maximum."""
     weight: float = 1.0
     """Of the chips' loss beside that of the pixels."""
+    encoder_weight: float = Field(default=0.0, ge=0)
+    """Of the answer that a head gives from the encoder's deepest features; it is there for training only."""
     size: tuple[float, float] = (0.0, 1.0)
     """Plausible share of a chip with a site that the site covers."""
     size_weight: float = 0.0
@@ -379,8 +381,12 @@ class TrainConfig(_Frozen):
 
     def digest(self) -> str:
         """SHA-256 of all that decides the weights (the contents of data files are not looked at)."""
-        unset = {"own_target"} if self.own_target is None else set()
-        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_THE_WEIGHTS | unset).encode()).hexdigest()
+        left_out: dict[str, Any] = dict.fromkeys(_NOT_OF_THE_WEIGHTS, True)
+        if self.own_target is None:
+            left_out["own_target"] = True
+        if not self.weak.encoder_weight:  # as it was before there was this setting
+            left_out["weak"] = {"encoder_weight"}
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
     def _can_render(self) -> bool:
         return self.target == "brick_kiln" and self.bands == RGB and len(self.classes) < 2

@@ -26,6 +26,7 @@ from geoslave.errors import ModelError
 from geoslave.model import checkpoint as checkpoints
 from geoslave.model.augment import narrowest
 from geoslave.model.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from geoslave.model.chip_head import add_chip_head, remove_chip_head
 from geoslave.model.chip_pools import ChipPool, even_weights
 from geoslave.model.drawing import drawn_ahead
 from geoslave.model.losses import batch_loss
@@ -165,7 +166,10 @@ def _saved(folder: Path | None, restart: bool) -> Path | None:
 def _begin(config: TrainConfig, device: torch.device, saved: Path | None, tell: Tell) -> TrainState:
     """A training at its first step, or where the checkpoint was written."""
     torch.manual_seed(config.seed)
-    network = _first_network(config, saved is not None, tell).to(device, memory_format=torch.channels_last).train()
+    network = _first_network(config, saved is not None, tell)
+    if config.weak.encoder_weight:
+        add_chip_head(network, len(config.class_names))
+    network = network.to(device, memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(_weight_groups(network, config.weight_decay), lr=config.learning_rate)
     state = TrainState(network, average, optimizer)
@@ -197,6 +201,7 @@ def _result(state: TrainState, data: TrainingData, config: TrainConfig) -> Train
     if state.best is not None:
         state.average.load_state_dict(state.best)
     network = state.average.cpu()
+    remove_chip_head(network)
     recentre(network, config.recentre.score, config.recentre.softness)
     return TrainResult(
         network=network,
@@ -256,7 +261,7 @@ def _step(state: TrainState, batch: Batch, rate: float, config: TrainConfig, dev
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             logits = state.network(imagery.contiguous(memory_format=torch.channels_last))
-        loss = batch_loss(logits.float(), truth, valid, weak, config)
+        loss = batch_loss(logits.float(), truth, valid, weak, config, state.network.chip_head)
         (loss.total / config.accumulate).backward()
         sums += torch.stack([loss.total, loss.pixels, loss.chips]).detach().cpu() / config.accumulate
     nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)

@@ -1,6 +1,7 @@
 """How a mine model does on whole galleries of Amazon Mining Watch's chips.
 
     uv run --all-extras scripts/bench/mines.py models/mine-f0 --fold 0    a model trained without fold 0
+    uv run --all-extras scripts/bench/mines.py models/mine-f0 --fold 0 --galleries    and which galleries are confused
     uv run --all-extras scripts/bench/mines.py mine-s2 --quick            500 chips, within a minute
 
 Each chip is a tiny scene of its own. Its score is the mean of its highest 5 % of pixels, as in training.
@@ -54,10 +55,20 @@ def chip_scores(maps: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.log(top / (1 - top)).mean(axis=1)
 
 
+def say_galleries(score: NDArray[np.float64], truth: NDArray[np.bool_], gallery: NDArray[np.str_]) -> None:
+    """The area under the curve of each gallery's chips against all chips of the other kind."""
+    for kind, what in ((True, "mines"), (False, "no mines")):
+        for name in np.unique(gallery[truth == kind]):
+            rows = (truth != kind) | (gallery == name)
+            area = area_under_curve(score[rows], truth[rows])
+            print(f"AUC {area:.3f}  {int((rows & (truth == kind)).sum()):5d} {what:8s}  {name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="mine-s2")
     parser.add_argument("--fold", type=int, choices=range(FOLDS), help="only the chips of this fold")
+    parser.add_argument("--galleries", action="store_true", help="the area under the curve of each gallery too")
     parser.add_argument("--quick", action="store_true", help="500 chips, within a minute")
     options = parser.parse_args()
     chips = read_chips()
@@ -69,6 +80,8 @@ def main() -> None:
     package = open_package(options.model)
     score = chip_scores(score_maps(chips.pixels[chosen], OnnxNetwork(package), package.spec))
     truth = chips.label[chosen]
+    if options.galleries:
+        say_galleries(score, truth, chips.gallery[chosen])
     say({
         "model": package.model_id,
         "fold": options.fold,

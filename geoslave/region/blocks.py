@@ -31,7 +31,7 @@ from geoslave.region.grids import chips, measure, open_input
 from geoslave.region.job import Job, open_job, spec_mark
 from geoslave.region.layout import RunFolder, sha256, write_json, write_whole
 from geoslave.region.records import pack, scores_geotiff, write_record
-from geoslave.region.stamps import refuse_replaced
+from geoslave.region.stamps import drop_older, refuse_replaced
 
 
 def measure_grid(task: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +146,7 @@ class _Worker:
         grid = record.name
         if self._open is None or self._open[0] != grid:
             self.close_source()
+            drop_older(record.stamps)
             spec = self.job.package.spec
             source = open_input(self.job.inputs[grid], self.job.config, spec, self.job.items)
             self._open = (grid, source)

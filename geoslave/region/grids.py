@@ -27,7 +27,7 @@ from geoslave.model.package import ModelSpec
 from geoslave.region.config import RegionConfig
 from geoslave.region.gridrecord import GridRecord
 from geoslave.region.inputs import Input, block_side, files_of, item_files, one_stamp, reading, shows_others
-from geoslave.region.stamps import ReplacedScene, stamps
+from geoslave.region.stamps import ReplacedScene, drop_older, stamps
 
 
 def measure(
@@ -39,6 +39,7 @@ def measure(
         SceneError: if its imagery cannot be used with the model, or was replaced since the run began.
     """
     before = _stamps(given, config, spec, items)
+    drop_older(before)
     with gdal_environment(), open_input(given, config, spec, items) as source:
         geobox = source.geobox
         taken = config.date or source.date

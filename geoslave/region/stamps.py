@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from geoslave.errors import MissingExtra, SceneError
-from geoslave.imagery.names import shown_path
+from geoslave.imagery.names import shown_path, without_secrets
 
 PAUSES_S: tuple[float, ...] = (0.5, 1, 2, 4)
 """Seconds before a server that failed is asked again; then it is given up."""
@@ -85,6 +85,23 @@ def refuse_replaced(before: Mapping[str, str], *, on_disk_only: bool = False) ->
             )
 
 
+def drop_older(expected: Mapping[str, str]) -> None:
+    """Have GDAL drop what this process has read of other versions of files at addresses.
+
+    A worker outlives runs: it would go on with the bytes of a file that was replaced between two of them.
+    """
+    for path, told in expected.items():
+        if _is_addressed(path) and _SEEN.setdefault(path, told) != told:
+            from geoslave.imagery.patient import forget
+
+            forget(path)
+            _SEEN[path] = told
+
+
+_SEEN: dict[str, str] = {}
+"""Stamps of the files at addresses that this process has read."""
+
+
 def _is_addressed(path: str) -> bool:
     return "://" in path
 
@@ -147,6 +164,9 @@ def _store_stamp(path: str) -> str:
         told = store.info(place)
     except ImportError as error:
         raise MissingExtra(f"reading {shown_path(path)} ({error})", "region") from error
-    except (OSError, ValueError) as error:
-        raise SceneError(f"{shown_path(path)} cannot be found ({error}): check the address") from error
+    except Exception as error:  # each store's library has errors of its own: no credentials, no such host, ...
+        why = without_secrets(" ".join(str(error).split())) or type(error).__name__
+        raise SceneError(
+            f"{shown_path(path)} cannot be found ({why}): check the address, the store's settings and the network"
+        ) from error
     return str(told.get("ETag") or f"{told.get('size')}-{told.get('mtime') or told.get('LastModified')}")

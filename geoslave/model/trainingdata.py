@@ -161,6 +161,8 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
         yield PlacedScene(scene, raster.geobox, here, footprint, source.aside)
     if not touched:
         what = source.labels or source.masks or source.yolo
+        if not source.labels:
+            raise LabelError(f"no file of {what} holds a site: a network needs some to learn from; check the folder")
         raise LabelError(
             f"none of the labels of {what} lies on a scene of {source.scenes}: check that both are of the same "
             "place, and the labels' CRS"

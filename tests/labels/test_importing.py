@@ -624,6 +624,47 @@ def test_malformed_json_is_refused_with_its_place(tmp_path, images) -> None:
         bring(geojson)
 
 
+@pytest.mark.parametrize("ending", [".geojson", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".kmz"])
+def test_a_layer_cut_off_halfway_is_refused_in_one_line(tmp_path, ending: str) -> None:
+    whole = tmp_path / f"whole{'.kml' if ending == '.kmz' else ending}"
+    layer = gpd.GeoDataFrame({"class_name": ["brick_kiln"]}, geometry=[KILN], crs=4326)
+    if ending == ".parquet":
+        layer.to_parquet(whole)
+    else:
+        layer.to_file(whole, driver="KML" if whole.suffix == ".kml" else None)
+    cut = tmp_path / f"cut{ending}"
+    half = whole.read_bytes()[: whole.stat().st_size // 2]
+    if ending == ".kmz":
+        with zipfile.ZipFile(cut, "w") as archive:
+            archive.writestr("doc.kml", half)
+    else:
+        cut.write_bytes(half)
+    with pytest.raises(LabelError, match=rf"cut\{ending}: cannot be read as") as error:
+        bring(cut)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_what_their_ending_says_are_refused(tmp_path, images) -> None:
+    cases = {
+        "no.kmz": (b"no archive", "cannot be read as kmz"),
+        "quote.csv": (b'lat,lon\n24,"89\n', "cannot be read as csv"),
+        "header.csv": (b"lat,lon\n", "holds no outline"),
+        "cut.png": (b"\x89PNG\r\n\x1a\n junk", "cannot be opened as an image"),
+        "cut.tif": (b"II*\0junk", "cannot be opened as an image"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LabelError, match=message) as error:
+            bring(tmp_path / name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_of_a_csv_without_a_place_are_left_out_with_a_count(tmp_path) -> None:
+    (tmp_path / "p.csv").write_text("lat,lon\n24.0,89.0\nabc,89\n,\n")
+    table, report = bring(tmp_path / "p.csv")
+    assert len(table) == 1 and sum(report.sources[0].left_out.values()) == 2
+
+
 def test_other_things_that_are_no_labels(tmp_path, images) -> None:
     (tmp_path / "names.csv").write_text("name\nx\n")
     (tmp_path / "chips.csv").write_text("image,label\n24.0_89.0,yes\n24.1_89.0,perhaps so\n")

@@ -145,6 +145,16 @@ def test_wrong_masks_are_one_clear_error(tiles: Path) -> None:
         load_data(_masked(tiles))
 
 
+def test_masks_and_label_files_without_a_site_are_told_as_such(tiles: Path) -> None:
+    for path in sorted((tiles / "masks").iterdir()):
+        _write(path, np.zeros((1, 64, 64), np.uint8), 64 * int(path.stem[-1]))
+        (tiles / f"{path.stem}.txt").touch()
+    with pytest.raises(LabelError, match=r"no file of .*masks holds a site"):
+        load_data(_masked(tiles))
+    with pytest.raises(LabelError, match="holds a site"):
+        load_data(_config(tiles, {"labels": None, "yolo": str(tiles)}))
+
+
 def test_yolo_boxes_and_corners_about_the_centre_in_the_name(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()

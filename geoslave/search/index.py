@@ -425,7 +425,7 @@ def _prepare(on: Ground, folder: Path, embedder: Embedder, settings: Settings, o
     finished = read_json(folder / "index.json")
     if finished is not None and finished["mark"] != mark and not overwrite:
         raise SearchError(
-            f"{folder} holds an index of other scenes (or of another embedder, or other chips): "
+            f"{folder} holds an index of other scenes (or another embedder, or other chips, or an earlier geoslave): "
             "choose another folder, or ask for --overwrite; answers are kept"
         )
     if finished is not None and (finished["mark"] != mark or (overwrite and not _usable(folder))):

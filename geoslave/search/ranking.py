@@ -25,7 +25,7 @@ _BACKGROUND = 4_000
 """Random chips that tell what the ground is like."""
 _ASSUMED = 600
 """Of them, those that are taken for negatives."""
-_RIDGE = 0.02
+_RIDGE = 0.05
 _WEIGHT_OF_ASSUMED = 0.3
 """All assumed negatives together; all answers of 'no' together weigh the rest of one, all sites one."""
 _NEWTON_STEPS, _CG_STEPS = 15, 40

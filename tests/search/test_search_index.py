@@ -293,6 +293,29 @@ def test_chips_are_cut_to_the_size_of_what_is_sought() -> None:
     assert settings_for(width(100, chip_m=700), 10).chip_px == 70  # as a person wants it
 
 
+def test_an_index_needs_no_network(tmp_path: Path, scene: Path) -> None:
+    build_index(scenes_ground([scene]), tmp_path / "index", open_embedder("plain"), SMALL)
+    index = open_index(tmp_path / "index")
+    assert index.facts["embedder"]["name"] == "plain"
+    kiln = int(np.flatnonzero((index.chips["row"] == 20 // 16) & (index.chips["col"] == 30 // 16))[0])
+    assert len(ranked(index, Answers.of({kiln: True}), 5)) == 5
+
+
+def test_an_index_of_an_earlier_version_is_read_and_made_anew_only_when_asked(
+    tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geoslave.search.embedder.FORMAT", 2)
+    build_index(scenes_ground([scene]), tmp_path / "index", open_embedder("plain"), SMALL)
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    monkeypatch.undo()
+    assert len(ranked(open_index(tmp_path / "index"), Answers.of({3: True, 4: False}), 5)) == 5
+    with pytest.raises(SearchError, match=r"earlier geoslave.*--overwrite; answers are kept"):
+        build_index(scenes_ground([scene]), tmp_path / "index", open_embedder("plain"), SMALL)
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
+    build_index(scenes_ground([scene]), tmp_path / "index", open_embedder("plain"), SMALL, overwrite=True)
+    assert (tmp_path / "index" / "index.json").read_bytes() != before
+
+
 def test_a_graph_of_neighbours_finds_what_looking_at_all_finds(
     tmp_path: Path, scene: Path, embedder: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from geoslave.search import SearchError
-from geoslave.search.ranking import Answers, _logistic_ridge, diverse_page, fit, learn_background, next_page, rank
+from geoslave.search.ranking import (
+    _RIDGE,
+    Answers,
+    _logistic_ridge,
+    diverse_page,
+    fit,
+    learn_background,
+    next_page,
+    rank,
+)
 
 
 def haystack(
@@ -69,7 +78,7 @@ def test_a_fit_is_as_good_as_an_exact_one(yes: int, no: int) -> None:
 
     def loss(theta: np.ndarray) -> float:
         logits = x.astype(float) @ theta[:-1] + theta[-1]
-        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.01 * (theta[:-1] ** 2).sum())
+        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.5 * _RIDGE * (theta[:-1] ** 2).sum())
 
     exact = minimize(loss, np.zeros(31), method="BFGS").x
     direction, bias = _logistic_ridge(x, y, weight)

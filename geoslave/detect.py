@@ -315,7 +315,7 @@ def grid_footprint(geobox: GeoBox, name: str) -> BaseGeometry:
 
 
 def _notes(scene: Scene, spec: ModelSpec) -> tuple[str, ...]:
-    notes = [scene.validity.note] if scene.validity.note else []
+    notes = [*scene.remarks()]
     if scene.resampled:
         notes.append(f"{scene.scene_id} was resampled to the model's {spec.gsd_m:g} m")
     return tuple(notes)

@@ -99,8 +99,7 @@ def open_scene(
     """
     reading = Reading(None if bands is None else tuple(bands), bands, None, crs, nodata)
     with gdal_environment(), open_file(path, reading) as scene:
-        notes = (scene.validity.note,) if scene.validity.note else ()
-        return SceneView(str(path), scene.scene_id, scene.bands, scene.geobox, scene.date, notes, reading)
+        return SceneView(str(path), scene.scene_id, scene.bands, scene.geobox, scene.date, scene.remarks(), reading)
 
 
 @dataclass(frozen=True, slots=True)

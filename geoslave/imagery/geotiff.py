@@ -37,6 +37,7 @@ from geoslave.imagery.scaling import (
     Scaling,
     SceneStatistics,
     coefficients,
+    cut_off_share,
     radiometry,
     scene_statistics,
 )
@@ -70,6 +71,8 @@ SAMPLE_PIXELS = 250_000
 """About as many pixels make the statistics of a scene."""
 FEW_VALID = 256
 """With fewer valid pixels in the sample than this the whole scene is searched for more."""
+CUT_OFF = 0.005
+"""With so large a share of pixels at the largest value people are told: kiln-s2 misses kilns (its card has figures)."""
 SEARCH_PIXELS = 1 << 20
 """About so many pixels are in memory while a scene is searched or averaged."""
 UNDECLARED_FILL_SHARE = 0.02
@@ -334,6 +337,15 @@ class Scene:
         unit = self._radiometry(pixels, valid)
         statistics: SceneStatistics = scene_statistics(pixels[:, None], valid[None], unit, scaling)
         return coefficients(unit, statistics, scaling)
+
+    def remarks(self) -> tuple[str, ...]:
+        """What people should know of the imagery before they trust what a model says of it."""
+        share = cut_off_share(*self.sample())
+        cut_off = (
+            f"{self.scene_id}: {share:.1%} of a band's pixels have its largest value: what is bright was cut off "
+            "(a display stretch, or cloud), and models may miss sites: give imagery that was not stretched, if you can"
+        )
+        return (*([self.validity.note] if self.validity.note else []), *([cut_off] if share >= CUT_OFF else []))
 
     def _radiometry(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Radiometry:
         brightest = float(np.percentile(pixels[:, valid], 98)) if valid.any() else 0.0

@@ -184,6 +184,10 @@ class RemoteScene:
         """As `Scene.scaling`."""
         return self._patient.ask(lambda scene: scene.scaling(scaling))
 
+    def remarks(self) -> tuple[str, ...]:
+        """As `Scene.remarks`."""
+        return self._patient.ask(lambda scene: scene.remarks())
+
     def cache_bytes(self, rows: int) -> int:
         """Cache for a row of windows of `rows` rows, so that what one shares with the next is fetched once."""
         wanted = int(1.1 * rows * self.geobox.shape[1] * len(self.bands) * np.dtype(self.dtype).itemsize)

@@ -16,6 +16,7 @@ the same place looks different in two chips.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,6 +106,20 @@ def scene_statistics(
     low, high = np.percentile(sample, scaling.percentiles, axis=1)
     gain, bias = np.array(unit.gain), np.array(unit.bias)
     return SceneStatistics(tuple((low * gain + bias).tolist()), tuple((high * gain + bias).tolist()))
+
+
+def cut_off_share(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> float:
+    """Of the valid pixels, the share at the largest value their type holds, in the band with most of them.
+
+    A display stretch ("cut off 2 %") leaves that behind; what was brighter than the rest no longer is.
+
+    Args:
+        pixels: [band, n] as stored.
+        valid: [n].
+    """
+    if not np.issubdtype(pixels.dtype, np.integer) or not valid.any():
+        return 0.0
+    return float(np.mean(pixels[:, valid] == np.iinfo(pixels.dtype).max, axis=1).max())
 
 
 def coefficients(

@@ -123,7 +123,7 @@ def _look(
 
 
 def _notes(source: Any, status: str, spec: ModelSpec) -> tuple[str, ...]:
-    notes = [text for text in (getattr(getattr(source, "validity", None), "note", None),) if text]
+    notes = [*source.remarks()] if hasattr(source, "remarks") else []  # a composite is of many scenes
     if getattr(source, "resampled", False):
         notes.append(f"{source.scene_id} was resampled to the model's {spec.gsd_m:g} m")
     if status == "outside":

@@ -94,6 +94,21 @@ def test_the_real_scene_with_an_undeclared_fill(data_dir: Path) -> None:
     assert 0.2 < valid.mean() < 0.99
 
 
+@pytest.mark.parametrize(("side", "told"), [(7, True), (5, False)])
+def test_imagery_cut_off_for_display_is_said(make_scene: Make, side: int, told: bool) -> None:
+    pixels = dark_field((90, 90))
+    pixels[1, 30 : 30 + side, 30 : 30 + side] = 255
+    with open_scene(make_scene(pixels)) as scene:
+        remarks = scene.remarks()
+    assert len(remarks) == told
+    assert not told or ("0.6% of a band's pixels" in remarks[0] and "not stretched" in remarks[0])
+
+
+def test_reflectances_are_never_cut_off(make_scene: Make) -> None:
+    with open_scene(make_scene(np.full((3, 40, 40), 9_000, np.uint16))) as scene:
+        assert scene.remarks() == ()
+
+
 def test_saturated_clouds_inside_are_no_fill(make_scene: Make) -> None:
     pixels = dark_field((100, 100))
     pixels[:, 30:60, 30:60] = 255

@@ -287,13 +287,19 @@ def _schedule(step: int, config: TrainConfig) -> float:
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
     """Move averaged weights and norm statistics toward the network's."""
-    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    pairs = list(zip(_tensors(average), _tensors(network), strict=True))
     floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
     # all at once: a call for each of some hundred tensors would cost as much as a chip
     torch._foreach_lerp_([ours for ours, _ in floating], [theirs for _, theirs in floating], 1 - keep)
     for ours, theirs in pairs:
         if not ours.dtype.is_floating_point:
             ours.copy_(theirs)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Weights and statistics in an order that a copy of the module has too; state_dict() is slower."""
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 # --- now and then --------------------------------------------------------------------------------

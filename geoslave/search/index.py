@@ -67,7 +67,7 @@ _SEALED = ("chips.parquet", "vectors.npy")
 """Files whose SHA-256 stands in index.json."""
 _SAMPLE = 200_000
 """Chips that tell how vectors are spread."""
-_GRAPH_FROM = 60_000
+_GRAPH_FROM = 50_000
 """Chips from which on a graph of neighbours pays: below it, looking at every vector takes less than 100 ms."""
 
 Step = Callable[[str, int, int], None]

@@ -26,7 +26,8 @@ from typing import Any, Protocol
 from geoslave.errors import GeoslaveError, MissingExtra, ModelError, OutputError
 
 Task = Mapping[str, Any]
-Function = Callable[[Any], Any]
+Function = Callable[[Any], Any] | str
+"""A top-level function, or its name (`function_name`): who only hands tasks out need not load it."""
 
 _NOT_TRIED_AGAIN = (*(kind.__name__ for kind in (OutputError, ModelError, MissingExtra, ImportError)), "ReplacedScene")
 """Errors that a second attempt meets again."""
@@ -330,13 +331,15 @@ def guarded(name: str, task: dict[str, Any]) -> dict[str, Any]:
 
 def function_name(function: Function) -> str:
     """How a top-level function is named to a worker."""
+    if isinstance(function, str):
+        return function
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def find_function(name: str) -> Function:
+def find_function(name: str) -> Callable[[Any], Any]:
     """The inverse of `function_name`."""
     module, _, function = name.partition(":")
-    found: Function = getattr(importlib.import_module(module), function)
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
     return found
 
 

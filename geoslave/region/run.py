@@ -66,6 +66,9 @@ _WORTH_A_THREAD_S = 2e-4
 """Blocks that take longer to check are checked by several threads: their files are waited for, or large. Of small
 ones that are in memory already, threads spend more time on each other than on the files."""
 
+_MEASURE_GRID, _RUN_BLOCK = "geoslave.region.blocks:measure_grid", "geoslave.region.blocks:run_block"
+"""Loaded by who does the work: the driver of a cluster or of processes only hands it out."""
+
 Block = tuple[str, int, int]
 """Grid, row, column."""
 
@@ -296,9 +299,7 @@ class _Running:
         self.tell.begin_grids(len(tasks))
         if not tasks:
             return records
-        from geoslave.region.blocks import measure_grid
-
-        for outcome in self.engine.map_unordered(measure_grid, tasks):
+        for outcome in self.engine.map_unordered(_MEASURE_GRID, tasks):
             name = outcome.task["grid"]
             if outcome.error is not None:
                 self._failed(name, outcome)
@@ -326,8 +327,6 @@ class _Running:
                 self.job.run.failed(name).unlink(missing_ok=True)
 
     def _run_blocks(self, pending: Sequence[Block]) -> int:
-        from geoslave.region.blocks import run_block
-
         threads = _threads(self.job.config, self.engine, self.choice)
 
         def task(block: Block) -> dict[str, Any]:
@@ -337,7 +336,7 @@ class _Running:
 
         tasks = Lanes(_lanes(pending, self.engine.workers), task)
         done = 0
-        with closing(_closable(self.engine.map_unordered(self.function or run_block, tasks))) as outcomes:
+        with closing(_closable(self.engine.map_unordered(self.function or _RUN_BLOCK, tasks))) as outcomes:
             for outcome in outcomes:
                 if outcome.error is None:
                     done += 1

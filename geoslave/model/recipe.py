@@ -65,9 +65,9 @@ class LabelledScenes(_Frozen):
     region_column: str | None = None
     """Which column of `labels` names the region a scene lies in."""
     held_out: tuple[str, ...] = ()
-    """Regions whose scenes are not trained on."""
+    """Regions whose scenes are not trained on; other scenes that overlap them are blanked there."""
     leave_out: tuple[str, ...] = ()
-    """Scenes (patterns of file names) that are neither trained nor validated on: the test."""
+    """Scenes (patterns of file names) that are neither trained nor validated on: the test. Others are blanked there."""
     aside: bool = False
     """These scenes are for validation by list, not for training."""
     stretched: bool = False

@@ -31,7 +31,8 @@ from geoslave.errors import EmptyScene, GeoslaveError, SceneError
 from geoslave.files import refuse_existing, scratch_folder
 from geoslave.grid import Cell, partition
 from geoslave.imagery.aoi import aoi_on, choose_cells, touches
-from geoslave.imagery.geotiff import Reading, Scene, gdal_environment, open_scene, scene_name
+from geoslave.imagery.geotiff import Reading, Scene, gdal_environment, open_scene
+from geoslave.imagery.names import scene_ids
 from geoslave.imagery.raster import SCORE_STEPS
 from geoslave.imagery.scorefile import ScoreFile, publish_scores, score_file
 from geoslave.model.package import ModelPackage, ModelSpec
@@ -381,20 +382,6 @@ def detect_scenes(
 def _labelled(progress: Progress, label: str) -> Progress:
     """The same progress, with the scene's name before each stage."""
     return lambda stage, done, total: progress(label + stage, done, total)
-
-
-def scene_ids(paths: Sequence[str]) -> list[str]:
-    """File names without ending; where two are the same, with the name of their folder, else a number."""
-    resolved = [str(Path(path).resolve()) if "://" not in path else path for path in paths]
-    if len(set(resolved)) < len(resolved):
-        twice = next(path for path, full in zip(paths, resolved, strict=True) if resolved.count(full) > 1)
-        raise GeoslaveError(f"{twice} is given twice: name each scene once")
-    stems = [scene_name(path) for path in paths]
-    names = [
-        stem if stems.count(stem) == 1 else f"{Path(path.split('?')[0]).parent.name}_{stem}"
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-    return [name if names.count(name) == 1 else f"{name}_{names[: k + 1].count(name)}" for k, name in enumerate(names)]
 
 
 def _score_paths(scores: Path | None, names: Sequence[str], overwrite: bool) -> list[Path | None]:

@@ -31,6 +31,7 @@ from rasterio.windows import Window
 
 from geoslave.errors import EmptyScene, OutputError, SceneError
 from geoslave.files import atomic_file
+from geoslave.imagery.names import DRIVER_PREFIX, scene_name, shown_path, without_secrets
 from geoslave.imagery.raster import Raster, window_geobox
 from geoslave.imagery.scaling import (
     Radiometry,
@@ -108,9 +109,6 @@ _ACQUISITION_TAGS = (
     "datetime",
 )
 """Tags, in small letters, that say when a scene was taken."""
-
-_DRIVER_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]+:")
-"""What GDAL's names of subdatasets begin with; one letter alone is a drive of Windows."""
 
 
 def gdal_environment(cache: int = SMALL_CACHE) -> rasterio.Env:
@@ -459,24 +457,6 @@ def open_scene(path: str | Path, reading: Reading | None = None) -> Scene:
     return scene
 
 
-def shown_path(path: str) -> str:
-    """A path as it may be printed: an address without user, query and fragment, which may be secrets."""
-    if "://" not in path:
-        return path
-    start = path.index("://") + 3
-    return _without_secrets(path[:start] + re.split(r"[?#]", path[start:], maxsplit=1)[0])
-
-
-def scene_name(path: str) -> str:
-    """What a scene is called after its path: the file's name without ending; of a subdataset, its parts."""
-    path = shown_path(path)
-    prefix = _DRIVER_PREFIX.match(path)
-    if prefix is None or "://" in path or Path(path).exists():
-        return Path(path.rstrip("/")).stem
-    parts = (Path(part.strip('"').rstrip("/")).stem for part in path[prefix.end() :].split(":"))
-    return "_".join(part for part in parts if part)
-
-
 def ground_sampling_distance(geobox: GeoBox) -> tuple[float, float]:
     """Size (y, x) in metres on the ground of the pixel in the middle, right in any CRS (geodesic).
 
@@ -500,7 +480,7 @@ def ground_sampling_distance(geobox: GeoBox) -> tuple[float, float]:
 
 
 def _open(stack: ExitStack, path: str) -> Any:
-    if "://" not in path and not path.startswith("/vsi") and not _DRIVER_PREFIX.match(path):
+    if "://" not in path and not path.startswith("/vsi") and not DRIVER_PREFIX.match(path):
         _refuse_no_file(path)
     try:
         with catch_warnings():
@@ -837,12 +817,7 @@ def _cause(error: BaseException) -> str:
     """The innermost reason, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _without_secrets(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
-
-
-def _without_secrets(text: str) -> str:
-    """Text whose addresses have lost their user, query and fragment."""
-    return re.sub(r"://(?:[^\s/@'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?", r"://\1", text)
+    return without_secrets(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
 
 
 def geotiff_profile(geobox: GeoBox, dtype: Any, count: int) -> dict[str, Any]:

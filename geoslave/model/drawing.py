@@ -1,6 +1,9 @@
-"""Batches drawn ahead of the network, by processes of their own, so that it never waits for one.
+"""Batches drawn by processes of their own.
 
-What is drawn follows from the step alone (`sampling.draw_batch`), so timing changes nothing.
+Beside an accelerator they draw ahead of the network, so that it never waits for one. Where the network itself takes all
+cores they take turns with it: all of them draw, then the network works through what they drew. Drawing at the
+same time would take a core from a network that shares its work evenly among all of them and then waits for the
+slowest. What is drawn follows from the step alone (`sampling.draw_batch`), so timing changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoslave.errors import GeoslaveError
+from geoslave.model.predict import usable_cores
 from geoslave.model.recipe import TrainConfig
 from geoslave.model.sampling import Batch, draw_batch
 from geoslave.model.trainingdata import TrainingData
 
+_MOST_HANDS = 4
 AHEAD = 2
 """Batches drawn before they are needed, by each process."""
 
@@ -34,8 +40,11 @@ class Drawer:
     for after `reweigh`.
     """
 
-    def __init__(self, hands: Sequence[Hand], start: int, stop: int, barriers: Sequence[int]) -> None:
+    def __init__(
+        self, hands: Sequence[Hand], start: int, stop: int, barriers: Sequence[int], in_turns: bool = False
+    ) -> None:
         self._hands = hands
+        self._drawn: deque[Batch] | None = deque() if in_turns else None
         self._asked, self._stop, self._barriers = start, stop, sorted(barriers)
 
     def reweigh(self, weight: NDArray[np.float64]) -> None:
@@ -46,31 +55,46 @@ class Drawer:
     def __call__(self, step: int) -> Batch:
         """The batch of a step; steps come in order."""
         last = min((b for b in self._barriers if b > step), default=self._stop)
-        while self._asked < min(last, step + 1 + AHEAD * len(self._hands)):
+        if self._drawn is None:
+            self._ask_until(min(last, step + 1 + AHEAD * len(self._hands)))
+            return self._take(step)
+        if not self._drawn:
+            self._ask_until(min(last, step + len(self._hands)))
+            self._drawn.extend(self._take(asked) for asked in range(step, self._asked))
+        return self._drawn.popleft()
+
+    def _ask_until(self, step: int) -> None:
+        while self._asked < step:
             self._hands[self._asked % len(self._hands)].ask(self._asked)
             self._asked += 1
+
+    def _take(self, step: int) -> Batch:
         return self._hands[step % len(self._hands)].take()
 
 
 @contextmanager
 def drawn_ahead(
-    data: TrainingData, config: TrainConfig, start: int = 0, barriers: Sequence[int] = ()
+    data: TrainingData, config: TrainConfig, start: int = 0, barriers: Sequence[int] = (), *, in_turns: bool = False
 ) -> Iterator[Drawer]:
     """A drawer for the steps from `start` on.
+
+    Args:
+        in_turns: nothing is drawn while the network works, because it takes all cores.
 
     Processes are forked, so that the data is shared, before anything touches an accelerator. Where
     forking is not safe (outside Linux) a thread draws.
     """
     hands: list[Hand] = []
     try:
-        for _ in range(max(1, config.workers)):
-            if config.workers == 0:
+        workers = config.workers if config.workers is not None else min(_MOST_HANDS, usable_cores()) if in_turns else 1
+        for _ in range(max(1, workers)):
+            if workers == 0:
                 hands.append(_Here(data, config))
             elif sys.platform == "linux":
                 hands.append(_Process(data, config, [hand.pipe for hand in hands if isinstance(hand, _Process)]))
             else:
                 hands.append(_Thread(data, config))
-        yield Drawer(hands, start, config.steps, barriers)
+        yield Drawer(hands, start, config.steps, barriers, in_turns)
     finally:
         for hand in hands:
             hand.close()

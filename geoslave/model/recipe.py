@@ -318,8 +318,9 @@ class TrainConfig(_Frozen):
     """Where it is trained. auto: on a GPU if there is one."""
     threads: int | None = None
     """Of the processor. [default: all cores]"""
-    workers: int = Field(default=1, ge=0)
-    """Processes that draw chips ahead of the network; 0: drawn in between. The chips are the same."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that draw chips, for a network on a GPU ahead of it, else in turns with it; 0: none, chips are drawn in
+    between. The chips are the same. [default: 1 beside a GPU, else one per core, at most 4]"""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps after which all is kept, so that a training that was stopped goes on."""
     seed: int = Field(default=0, ge=0)

@@ -106,7 +106,7 @@ def train(
     # processes that draw are forked here, before anything touches an accelerator
     saved = _saved(folder, restart)
     start = checkpoints.steps_done(saved) if saved else 0
-    with drawn_ahead(data, config, start, sorted(mine_at)) as draw:
+    with drawn_ahead(data, config, start, sorted(mine_at), in_turns=device.type == "cpu") as draw:
         state = _begin(config, device, saved, tell)
         if state.weight is not None:
             draw.reweigh(state.weight)

@@ -180,6 +180,7 @@ Hand = _Here | _Process
 def _draw_on_request(data: TrainingData, config: TrainConfig, pipe: Connection, others: Sequence[Connection]) -> None:
     """Answer step numbers with batches and take new weights, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the command does when it is stopped is not ours to do
     for end in others:  # else this process would hold them open, and nobody would learn that training died
         end.close()
     with suppress(EOFError, OSError):

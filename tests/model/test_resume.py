@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,9 +21,11 @@ from safetensors.torch import load_file  # noqa: E402
 
 from geoslave.errors import ModelError  # noqa: E402
 from geoslave.model.checkpoint import NAME  # noqa: E402
+from geoslave.model.drawing import drawn_ahead  # noqa: E402
 from geoslave.model.recipe import TrainConfig  # noqa: E402
 from geoslave.model.train import TrainResult, train  # noqa: E402
 from geoslave.model.training_log import read_log  # noqa: E402
+from geoslave.model.trainingdata import load_data  # noqa: E402
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -96,6 +99,26 @@ def _bytes(result: TrainResult) -> dict[str, bytes]:
 def test_who_draws_and_when_does_not_matter(recipe: dict[str, Any]) -> None:
     losses = [train(TrainConfig.model_validate({**recipe, "steps": 6, "workers": n})).losses for n in (0, 1, 3)]
     assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads draw")
+def test_who_draws_ends_without_a_word(recipe: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    def stop(_number: int, _frame: object) -> None:  # as the command does
+        raise KeyboardInterrupt
+
+    config = TrainConfig.model_validate({**recipe, "workers": 2})
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with drawn_ahead(load_data(config), config, in_turns=True) as draw:
+            draw(0)
+            drawing = multiprocessing.active_children()
+            for process in drawing:
+                process.terminate()
+                process.join(20)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [process.exitcode for process in drawing] == 2 * [-signal.SIGTERM]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path, recipe: dict[str, Any]) -> None:

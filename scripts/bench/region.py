@@ -56,7 +56,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     side = asked.side or (768 if asked.quick else 10_980)  # 10,980: a whole Sentinel-2 tile
-    blocks = asked.blocks or (300 if asked.quick else 100_000)
+    blocks = asked.blocks or (200 if asked.quick else 100_000)
     parts = asked.parts.split(",")
     facts: dict[str, object] = dict.fromkeys(
         (
@@ -66,7 +66,7 @@ def main() -> None:
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         if "speed" in parts:
-            facts |= speed(Path(folder), asked.model, side, 2 if asked.quick else 20)
+            facts |= speed(Path(folder), asked.model, side, 0.5 if asked.quick else 20)
         if "gate" in parts:
             facts |= gate(Path(folder), asked.model, side)
         if "overhead" in parts:

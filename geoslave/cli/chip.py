@@ -80,8 +80,8 @@ def command(
             overwrite=overwrite,
             progress=lambda done, total: step("cutting chips", done, total),
         )
-        if source.validity.note:
-            note(source.validity.note)
+        for remark in source.remarks():
+            note(remark)
     facts = {
         "out": str(out),
         "index": str(out / "index.parquet"),

@@ -73,8 +73,8 @@ def main() -> None:
             facts |= overhead(Path(folder), blocks, min(blocks, 10_000))
         if "sites" in parts:
             facts |= sites(Path(folder), blocks)
-        if "memory" in parts:
-            facts |= memory(Path(folder), asked.model, (768,) if asked.quick else (5_000, 20_000, 60_000))
+        if "memory" in parts and not asked.quick:  # else that of the one worker of `speed`
+            facts |= memory(Path(folder), asked.model, (5_000, 20_000, 60_000))
     say(facts)
 
 
@@ -83,9 +83,9 @@ def speed(folder: Path, model: str, side: int, seconds: float) -> dict[str, obje
     package = open_package(model)
     scene = write_scene(folder / "scene_20200101.tif", side)
     before = bare_mpx_s(package, seconds)
-    both = timed_job(folder, "both", model, scene, "--workers", "2", "--no-gate")
+    both, _ = timed_job(folder, "both", model, scene, "--workers", "2", "--no-gate")
     bare = (before + bare_mpx_s(package, seconds)) / 2  # the machine's speed drifts
-    one = timed_job(folder, "one", model, scene, "--workers", "1", "--no-gate", threads=1)
+    one, peak = timed_job(folder, "one", model, scene, "--workers", "1", "--no-gate", threads=1)
     scene.unlink()
     rate = side * side / 1e6 / both
     return {
@@ -95,6 +95,7 @@ def speed(folder: Path, model: str, side: int, seconds: float) -> dict[str, obje
         "brick_belt_hours": brick_belt_hours(rate),
         "brick_belt_hours_no_gate": brick_belt_hours(rate),
         "two_worker_speedup": round(one / both, 2),
+        "peak_rss_mb": {str(side): round(peak)},
     }
 
 
@@ -220,13 +221,15 @@ def middle_of_block(scene: Path, number: int) -> tuple[float, ...]:
     return lon - 1e-4, lat - 1e-4, lon + 1e-4, lat + 1e-4
 
 
-def timed_job(folder: Path, name: str, model: str, scene: Path, *options: str, **settings: object) -> float:
-    """Seconds of a run and its export."""
+def timed_job(
+    folder: Path, name: str, model: str, scene: Path, *options: str, **settings: object
+) -> tuple[float, float]:
+    """Seconds of a run and its export, and the largest resident memory (MB) of one of the run's processes."""
     region = bare_region(folder, name, model, scene, **settings)
     start = time.perf_counter()
-    run_measured(command(region, "run", "--json", *options))
+    ran = run_measured(command(region, "run", "--json", *options))
     run_measured(command(region, "export", "--json"))
-    return time.perf_counter() - start
+    return time.perf_counter() - start, ran.peak_rss_mb
 
 
 def bare_region(folder: Path, name: str, model: str | Path, scene: Path, **settings: object) -> RegionFolder:

@@ -19,6 +19,7 @@ from geoslave.model.library import add_package
 from geoslave.model.mlm import sha256
 from geoslave.model.package import open_package
 from tests.factories import write_bright_model
+from tests.model.spoiling import age, lose, tamper
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -117,23 +118,6 @@ def test_the_command_takes_an_address(model: Path, server: str, home: Path, run:
     assert status == 1 and "--overwrite" in err
     status, _, err = run("models", "add", f"{server}/absent.zip")
     assert status == 1 and f"{server}/absent.zip: the server answers 404" in err
-
-
-def tamper(model: Path) -> None:
-    with (model / "model.onnx").open("ab") as file:
-        file.write(b"\0")
-
-
-def lose(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-
-
-def age(model: Path) -> None:
-    item = json.loads((model / "model.json").read_text())
-    item["properties"]["geoslave:spec"]["format"] = 99
-    item["properties"]["geoslave:version"] = "7.1"
-    item["assets"]["new"] = {"href": "./new.bin"}
-    (model / "model.json").write_text(json.dumps(item))
 
 
 def no_json(model: Path) -> None:

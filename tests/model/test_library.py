@@ -17,6 +17,7 @@ from geoslave.model.library import add_package, verify_package
 from geoslave.model.mlm import SHA256_MULTIHASH, sha256
 from geoslave.model.package import open_package
 from tests.factories import write_bright_model
+from tests.model.spoiling import age, lose, tamper
 
 
 @pytest.fixture
@@ -56,22 +57,6 @@ def test_a_model_taken_in_can_be_used_by_its_name(form: str, model: Path, home: 
     with pytest.raises(ModelError, match="exists"):
         add_package(source)
     assert add_package(source, overwrite=True).folder == home / "bright"
-
-
-def tamper(model: Path) -> None:
-    with (model / "model.onnx").open("ab") as file:
-        file.write(b"\0")
-
-
-def lose(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-
-
-def age(model: Path) -> None:
-    item = json.loads((model / "model.json").read_text())
-    item["properties"]["geoslave:spec"]["format"] = 99
-    item["properties"]["geoslave:version"] = "7.1"
-    (model / "model.json").write_text(json.dumps(item))
 
 
 def poison(model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from geoslave.errors import OutputError, SceneError
 
 def double(task: dict[str, Any]) -> int:
     return 2 * int(task["n"])
+
+
+def loaded(task: dict[str, Any]) -> bool:
+    """Whether a module was there before the task came."""
+    return task["module"] in sys.modules
 
 
 def no_op(task: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,15 @@ def test_a_crash_costs_its_own_task_only() -> None:
     assert outcomes[1].attempts == 2
 
 
+def test_all_workers_start_with_the_first_task_and_load_what_they_will_need() -> None:
+    engine = ProcessEngine(3, SOON, ahead="colorsys")
+    try:
+        (outcome,) = engine.map_unordered(jobs.loaded, [{"module": "colorsys"}])
+        assert outcome.value is True and len(engine.processes) == 3
+    finally:
+        engine.close()
+
+
 def test_a_task_that_hangs_is_stopped() -> None:
     engine = ProcessEngine(2, Patience(attempts=1, timeout_s=1.5))
     try:

@@ -290,6 +290,10 @@ class DaskEngine:
 
         try:
             future = next(finished)
+            while future.status in ("lost", "pending"):
+                # its worker died with the result: the scheduler has another make it again
+                finished.add(future)
+                future = next(finished)
             return running.pop(future), self._answer(future)
         except (OSError, CancelledError) as error:
             raise self._gone() from error

@@ -124,6 +124,23 @@ def test_a_scheduler_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.
         engine.close()
 
 
+def test_results_that_die_with_their_worker_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker keeps what it has done until the driver fetches it."""
+    from geoslave.region.engine import DaskEngine
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    with cluster(tmp_path, 2) as dask:
+        engine = DaskEngine(dask.address, SOON)
+        outcomes = engine.map_unordered(jobs.sleep, ({"s": 0.4} for _ in range(12)))
+        first = next(outcomes)
+        time.sleep(2)  # by now both workers hold results
+        dask.workers[0].kill()
+        time.sleep(0.2)  # it is known to be gone, and what it held is not there again
+        rest = list(outcomes)
+        engine.close()
+    assert [outcome.error for outcome in (first, *rest)] == [None] * 12
+
+
 def test_an_address_where_nobody_answers_is_told() -> None:
     distributed = pytest.importorskip("distributed")
     from geoslave.region.engine import DaskEngine

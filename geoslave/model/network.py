@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geoslave.errors import MissingExtra, ModelError
+from geoslave.model.pretrained import PACKAGED, leave_out_unseen_stages, take_imagenet, with_own_convolutions
 
 if TYPE_CHECKING:
     from geoslave.model.chip_head import ChipHead
@@ -140,8 +141,9 @@ def build_network(
 ) -> GridNetwork:
     """A network with fresh weights (seed torch beforehand to have the same ones again).
 
-    With `pretrained` ("imagenet") the encoder's weights are fetched from the net; what fails then is
-    whatever the library that fetches raises.
+    With `pretrained` ("imagenet") the encoder has weights that were trained already: from an installed package
+    where there is one for it (`geoslave.model.pretrained`), else fetched from the net; what fails then is whatever
+    the library that fetches raises.
 
     Raises:
         ModelError: if segmentation_models_pytorch does not know it or its parts do not fit.
@@ -158,9 +160,15 @@ def build_network(
         # the stages to leave out are built as thin as can be and then removed
         arguments["decoder_channels"] = (*channels, *(8,) * (architecture.encoder_depth - stages))
     try:
+        fetched = None if architecture.encoder == PACKAGED else pretrained
         body = smp.create_model(
-            architecture.name, architecture.encoder, pretrained, in_channels=n_bands, classes=n_classes, **arguments
+            architecture.name, architecture.encoder, fetched, in_channels=n_bands, classes=n_classes, **arguments
         )
+        if architecture.encoder == PACKAGED:
+            leave_out_unseen_stages(body.encoder)
+            with_own_convolutions(body.encoder)
+        if pretrained is not None and fetched is None:
+            take_imagenet(body.encoder)
         if stages < architecture.encoder_depth:
             _leave_out_stages(body, architecture, n_classes)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:

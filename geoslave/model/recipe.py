@@ -260,7 +260,8 @@ class TrainConfig(_Frozen):
     architecture: Architecture = Architecture()
     """What the network is built from."""
     pretrained: Literal["imagenet"] | None = None
-    """Start from weights that are fetched from the net; from scratch where there is none."""
+    """Start from an encoder that has learned to see on ImageNet: `tu-tf_efficientnet_lite0`'s weights come with the
+    extra 'train', those of others are fetched from the net; from scratch where they cannot be."""
     start_from: Place | None = None
     """Start from the weights of a model package of the same architecture."""
     scaling: Scaling = Scaling()

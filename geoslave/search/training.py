@@ -51,6 +51,13 @@ SCRATCH = "none"
 NOT_KNOWN, NOTHING, SITE = 255, 0, 1
 _BLOCK_M = 3_000
 _ARCHITECTURE = {"encoder": "tu-regnetx_002", "encoder_depth": 4, "decoder_channels": (96, 48, 32)}
+OF_IMAGENET = {
+    "pretrained": "imagenet",
+    # its weights come with the extra 'train': geoslave.model.pretrained
+    "architecture": {**_ARCHITECTURE, "encoder": "tu-tf_efficientnet_lite0", "upsample": 2},
+    "learning_rate": 1e-3,
+}
+"""A recipe's settings for an encoder that has learned to see on ImageNet."""
 
 Tell = Callable[[str], None]
 
@@ -346,7 +353,7 @@ def recipe(
     if target_is_own(target):
         settings["own_target"] = target.model_dump(mode="json")
     if start == "imagenet":
-        settings["pretrained"] = "imagenet"
+        settings |= OF_IMAGENET
     elif start != SCRATCH:
         settings |= _of_package(open_package(start), start)
     settings |= own

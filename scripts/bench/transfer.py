@@ -8,6 +8,7 @@ and seeds:
 
 * kilns from mine-s2: Sentinel-2 both, another kind of site, another continent. Trained on one district of kilns_s2
   (a dozen kilns), measured on the two others. This is what a search for fish camps does.
+* kilns from imagenet: the encoder has seen photographs, never a satellite's image (`--start-from imagenet`).
 * roofs from kiln-s2 and from mine-s2: aerial imagery of 0.13 m; only what all imagery has in common carries over.
   Trained on two and eight tiles of buildings_banepa, measured on two columns apart.
 
@@ -30,13 +31,16 @@ import numpy as np
 import torch
 from common import say
 
+from geoslave.imagery.scaling import Scaling
 from geoslave.model.augment import IGNORE
 from geoslave.model.package import open_package
 from geoslave.model.recipe import TrainConfig
 from geoslave.model.train import TrainResult, train
 from geoslave.model.validation import score_scene, validate
+from geoslave.search.training import OF_IMAGENET
 
 QUICK_STEPS, STEPS = 25, 200
+IMAGENET = "imagenet"
 TILES = ("OAM-386690-22024[12]-*.tif", "OAM-386690-22024[1-8]-*.tif")
 TEST_TILES = ("OAM-386694-*.tif", "OAM-386695-*.tif")
 HITS = {"max_distance_m": 0, "min_iou": 0.5, "duplicate_m": 0.5, "edge_m": 1}
@@ -52,7 +56,12 @@ class Case:
 
 
 def cases(data: Path, quick: bool) -> list[Case]:
-    found = [Case(f"kilns of {one}", "mine-s2", kilns(data, one)) for one in districts(data)[: 1 if quick else None]]
+    starts = ("mine-s2",) if quick else ("mine-s2", IMAGENET)
+    found = [
+        Case(f"kilns of {one}", start, kilns(data, one))
+        for start in starts
+        for one in districts(data)[: 1 if quick else None]
+    ]
     if not quick:
         found += [
             Case(f"roofs of {n} tiles", start, roofs(data, tiles))
@@ -96,15 +105,20 @@ def roofs(data: Path, tiles: str) -> dict[str, Any]:
 
 def recipe(case: Case, from_scratch: bool, steps: int, seed: int) -> TrainConfig:
     """As a campaign is trained: weights that are there move at half the rate."""
-    spec = open_package(case.start).spec
+    if case.start == IMAGENET:
+        architecture, scaling = OF_IMAGENET["architecture"], Scaling(min_range=0.4)
+    else:
+        spec = open_package(case.start).spec
+        architecture, scaling = spec.architecture, spec.scaling
     settings = {
-        "name": "transfer", "architecture": spec.architecture, "scaling": spec.scaling.model_dump(),
+        "name": "transfer", "architecture": architecture, "scaling": scaling.model_dump(),
         "shares": {"site": 0.5, "scene": 0.5}, "steps": steps, "warm_up": min(50, steps // 4), "ema": 0.99,
         "mine_at": [], "learning_rate": 2e-3 if from_scratch else 1e-3, "threads": 1, "workers": 0, "seed": seed,
         "device": "cpu", **case.settings,
     }  # fmt: skip
     settings["validation"] = {**case.settings["validation"], "every": steps}
-    return TrainConfig.model_validate(settings if from_scratch else {**settings, "start_from": case.start})
+    start = {"pretrained": IMAGENET} if case.start == IMAGENET else {"start_from": case.start}
+    return TrainConfig.model_validate(settings if from_scratch else {**settings, **start})
 
 
 def measured(result: TrainResult) -> dict[str, float]:

@@ -14,6 +14,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geoslave.imagery.raster import Raster
+from geoslave.model.pretrained import PACKAGED
 from geoslave.search.labels import label_table
 from geoslave.search.training import (
     FEWEST_NEGATIVES,
@@ -120,6 +121,9 @@ def test_a_recipe_starts_from_what_the_target_says_and_obeys_the_caller(tmp_path
     assert Path(by_target["start_from"]).name == "kiln-s2" and by_target["architecture"]["upsample"] == 2
     scratch = recipe(KILN, tmp_path, index, name="a", start_from="none", steps=7)
     assert "start_from" not in scratch and scratch["steps"] == 7 and scratch["warm_up"] <= 7
+    seen_the_world = recipe(KILN, tmp_path, index, name="a", start_from="imagenet")
+    assert seen_the_world["pretrained"] == "imagenet" and "start_from" not in seen_the_world
+    assert seen_the_world["architecture"]["encoder"] == PACKAGED  # the one whose weights are there without a model hub
     own = KILN.model_copy(update={"name": "my_kiln", "training": {"chip": 64}})
     mine = recipe(own, tmp_path, index, name="a")
     assert mine["chip"] == 64 and mine["own_target"]["name"] == "my_kiln" and "start_from" not in mine

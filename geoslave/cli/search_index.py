@@ -12,7 +12,8 @@ from geoslave.cli.common import PATH, answer, example, json_option, note, overwr
 if TYPE_CHECKING:
     import geopandas as gpd
 
-    from geoslave.search.index import ChipIndex, Settings
+    from geoslave.search.embedder import Embedder
+    from geoslave.search.index import ChipIndex, Ground, Settings
     from geoslave.targets import Target
 
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 @click.argument("region", required=False)
 @click.option("--scenes", "scenes", type=PATH, multiple=True, metavar="FILE", help="Rasters, where there is no region.")
 @click.option("--out", type=PATH, help="Folder of the index.  [default: search in the region's folder]")
-@click.option("--embedder", metavar="MODEL", help="What sees the chips: a model, a folder with embedder.json, or plain "
-              "(colours and texture, no network: four times as fast).  "
-              "[default: the region's model, else kiln-s2]")  # fmt: skip
+@click.option("--embedder", metavar="MODEL", help="What sees the chips: imagenet-lite0, a model, a folder with "
+              "embedder.json, or plain (colours and texture, no network: twice as fast).  "
+              "[default: the one that a finished index was made with, else imagenet-lite0]")  # fmt: skip
 @click.option("--target", help="What will be sought: chips are cut to its size.")
 @click.option(
     "--chip",
@@ -75,7 +76,7 @@ def index(
     from geoslave.imagery.aoi import read_aoi
     from geoslave.region.layout import find_region
     from geoslave.search.embedder import open_embedder
-    from geoslave.search.index import build_index, region_ground, scenes_ground
+    from geoslave.search.index import build_index, made_with, region_ground, scenes_ground
     from geoslave.targets import get_target
 
     if (region is None) == (not scenes):
@@ -83,14 +84,15 @@ def index(
     if region is not None:
         folder = find_region(region, regions)
         ground = region_ground(folder)
-        into, seen_by = out or folder.path / "search", embedder or ground.config.model
+        into = out or folder.path / "search"
     else:
         if out is None:
             raise click.UsageError("--scenes needs --out, the folder of the index")
         area = None if aoi is None else read_aoi(aoi)
         ground = scenes_ground(scenes, aoi=area, bands=bands, crs=crs, nodata=nodata)
-        into, seen_by = out, embedder or "kiln-s2"
-    opened = open_embedder(seen_by, threads)
+        into = out
+    opened = open_embedder(embedder, threads) if embedder else made_with(into, threads) or _default(ground, threads)
+    gsd_m = gsd_m or (None if embedder else _resolution(ground, opened))
     sought = get_target(target) if target else None if region is None else ground.sought
     settings = _settings(chip_px, core_px, gsd_m, sought, gsd_m or opened.spec.gsd_m)
     with progress(as_json) as step:
@@ -218,6 +220,23 @@ def status(index: Path, as_json: bool) -> None:
         if standing.contradictions:
             lines.append(f"  {len(standing.contradictions)} chips were answered differently; the later answer counts")
     answer(as_json, facts, lines)
+
+
+def _default(ground: Ground, threads: int | None) -> Embedder:
+    """What sees the chips where nobody says; the region's model where that one's bands may not be in its scenes."""
+    from geoslave.search.embedder import DEFAULT, open_embedder
+
+    opened = open_embedder(DEFAULT, threads)
+    if ground.model is None or set(opened.spec.bands) <= set(ground.model.bands):
+        return opened
+    return open_embedder(ground.config.model, threads)
+
+
+def _resolution(ground: Ground, embedder: Embedder) -> float | None:
+    """Metres a pixel of a region whose model looks at another resolution than the embedder's; None: the embedder's."""
+    if ground.model is None or ground.model.gsd_m == embedder.spec.gsd_m:
+        return None
+    return ground.model.gsd_m
 
 
 def _settings(

@@ -2,11 +2,13 @@
 
 A trained encoder knows shapes; percentiles of colour and local contrast know materials (bare soil, water,
 ash), and texture (geoslave.search.texture) what is rough, straight or patchy. They stand side by side in one
-vector of at most 512 numbers: 1 kB a chip in half precision. Colours and texture alone, the embedder `plain`, find
-what was tried nearly as well, in a quarter of the time and in 412 bytes.
+vector of at most 512 numbers: 1 kB a chip in half precision. An encoder that learned one kind of site knows little of
+others; one that learned to tell a thousand kinds of things in photographs, the embedder `imagenet-lite0`, finds them
+sooner (docs/search.md). Colours and texture alone are the embedder `plain`, in 412 bytes.
 
 Any ONNX graph can be the encoder: a folder with `model.onnx` and `embedder.json`, which says in a model
-package's words what the graph takes: {"name", "version", "bands", "gsd_m", "scaling", "stride"}.
+package's words what the graph takes: {"name", "version", "bands", "gsd_m", "scaling", "stride"}; with "side" chips
+of any size are brought to that many pixels first.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +29,7 @@ from geoslave.errors import ModelError
 from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Scaling, scale
 from geoslave.model.encoder import Encoder
-from geoslave.model.package import open_package
+from geoslave.model.package import model_folders, open_package
 from geoslave.search.texture import texture
 
 LONGEST = 512
@@ -44,6 +47,8 @@ _OF_TEXTURE = 0.5
 """Emphasis of each descriptor of texture; colours and contrasts together have one."""
 PLAIN = "plain"
 """Name of the embedder without a network."""
+DEFAULT = "imagenet-lite0"
+"""Name of the embedder that found most of what was tried."""
 _FARTHEST = 6.0
 """Standard deviations beyond which a number says no more."""
 _DESCRIPTION = "embedder.json"
@@ -62,6 +67,8 @@ class EmbedderSpec(BaseModel):
     scaling: Scaling = Scaling()
     stride: int = Field(default=16, gt=0)
     """Sides of chips are multiples of it."""
+    side: int | None = Field(default=None, ge=8, le=512, exclude_if=lambda value: value is None)
+    """Sides that the graph wants chips enlarged (or shrunk) to, in pixels. None: as they are."""
     emphasis: float = Field(default=1.0, gt=0)
     """Weight of what the graph sees beside the chips' colours and texture."""
     licence: str = "not stated"
@@ -116,7 +123,7 @@ class OnnxEmbedder:
         self.spec = spec
         self.checksum = checksum
         self._encoder = Encoder(onnx, len(spec.bands), threads)
-        side = 2 * spec.stride
+        side = spec.side or 2 * spec.stride
         probe = self._deep(np.zeros((1, len(spec.bands), side, side), np.float32), np.ones((1, side, side), bool))
         beside = _emphasis(len(spec.bands))
         self._deep_kept = min(probe.shape[1], LONGEST - len(beside))
@@ -129,6 +136,9 @@ class OnnxEmbedder:
 
     def _deep(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """[n, feature] of the encoder: the strongest answer of each channel of each stage, deepest first."""
+        if self.spec.side:
+            scaled = brought_to(self.spec.side, scaled, valid)
+            valid = np.ones((len(scaled), *scaled.shape[2:]), bool)
         down, across = (-side % self.spec.stride for side in scaled.shape[2:])
         if down or across:
             scaled = np.pad(scaled, ((0, 0), (0, 0), (0, down), (0, across)))
@@ -137,7 +147,7 @@ class OnnxEmbedder:
 
 
 def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Embedder:
-    """The embedder of a model package (by name or folder), or of a folder with `embedder.json` and `model.onnx`.
+    """The embedder of a model package or of a folder with `embedder.json` and `model.onnx`, by name or folder.
 
     `plain` is the one without a network: colours and texture of red, green and blue at 10 m.
 
@@ -147,8 +157,10 @@ def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Emb
     if str(name_or_folder) == PLAIN:
         return PlainEmbedder(_PLAIN_SPEC)
     folder = Path(name_or_folder)
-    if (folder / _DESCRIPTION).is_file():
-        return _described(folder, threads)
+    places = [folder] if len(folder.parts) != 1 else [folder, *(place / folder for place in model_folders())]
+    for place in places:
+        if (place / _DESCRIPTION).is_file():
+            return _described(place, threads)
     package = open_package(name_or_folder)
     spec = package.spec
     taken = EmbedderSpec(
@@ -172,6 +184,30 @@ def embed(embedder: Embedder, chips: Sequence[Raster], factor: ArrayLike, summan
     clip = embedder.spec.scaling.clip
     scaled = np.stack([scale(chip.pixels, chip.valid, factor, summand, clip) for chip in chips])
     return embedder(scaled, np.stack([chip.valid for chip in chips]))
+
+
+def brought_to(side: int, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Chips [n, band, y, x] as [n, band, side, side], cubic; what is not valid becomes its chip's mean before."""
+    if not valid.all():
+        seen = valid[:, None]
+        mean = (scaled * seen).sum(axis=(2, 3), keepdims=True) / np.maximum(seen.sum(axis=(2, 3), keepdims=True), 1)
+        scaled = np.where(seen, scaled, mean.astype(np.float32))
+    rows, cols = scaled.shape[2:]
+    if (rows, cols) == (side, side):
+        return scaled
+    return np.asarray(_cubic(rows, side) @ scaled @ _cubic(cols, side).T, np.float32)
+
+
+@lru_cache(maxsize=16)
+def _cubic(before: int, after: int) -> NDArray[np.float32]:
+    """[after, before] weights of cubic convolution (Keys 1981, a = -0.5), widened where pixels become fewer."""
+    step = before / after
+    width = max(step, 1.0)
+    middle = (np.arange(after)[:, None] + 0.5) * step - 0.5
+    x = np.abs(np.arange(before)[None] - middle) / width
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def plain(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

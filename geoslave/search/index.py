@@ -36,7 +36,7 @@ from rasterio.windows import Window
 from geoslave import __version__
 from geoslave.detect import scene_ids
 from geoslave.detections.measure import to_wgs84
-from geoslave.errors import GeoslaveError, MissingExtra
+from geoslave.errors import GeoslaveError, MissingExtra, ModelError
 from geoslave.files import atomic_file, free_bytes
 from geoslave.grid import Cell, cells_within, partition
 from geoslave.imagery.aoi import choose_cells
@@ -53,7 +53,7 @@ from geoslave.region.layout import RegionFolder, digest, read_json, write_json, 
 from geoslave.region.run import prepare
 from geoslave.region.stamps import stamp
 from geoslave.search import SearchError
-from geoslave.search.embedder import Embedder, standardised
+from geoslave.search.embedder import Embedder, open_embedder, standardised
 from geoslave.search.lock import alone
 from geoslave.search.ranking import Background, learn_background
 from geoslave.targets import Target, get_target
@@ -118,6 +118,8 @@ class Ground:
     """STAC items of composites."""
     own_target: Target | None = None
     """What `config.target` means, where that is no preset."""
+    model: ModelSpec | None = None
+    """Of the region's model."""
 
     @property
     def sought(self) -> Target:
@@ -154,7 +156,7 @@ def region_ground(region: RegionFolder) -> Ground:
     """
     job = prepare(region)
     inputs = tuple(_absolute(one) for one in job.inputs.values())
-    return Ground(inputs, job.config, job.aoi, job.items.absolute(), job.package.spec.own_target)
+    return Ground(inputs, job.config, job.aoi, job.items.absolute(), job.package.spec.own_target, job.package.spec)
 
 
 def scenes_ground(
@@ -374,6 +376,18 @@ def open_index(folder: str | Path, *, fresh: bool = True) -> ChipIndex:
             "or gone): run  geoslave search index  again with --overwrite; answers are kept"
         )
     return index
+
+
+def made_with(folder: Path, threads: int | None = None) -> Embedder | None:
+    """The embedder that a finished index was made with, so that it is gone on with; None if there is none any more."""
+    facts = read_json(folder / "index.json")
+    if facts is None:
+        return None
+    try:
+        embedder = open_embedder(facts["embedder"]["name"], threads)
+    except ModelError:
+        return None
+    return embedder if embedder.checksum == facts["embedder"]["sha256"] else None
 
 
 def products(vectors: NDArray[np.float16], direction: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,7 +25,8 @@ _BACKGROUND = 4_000
 """Random chips that tell what the ground is like."""
 _ASSUMED = 600
 """Of them, those that are taken for negatives."""
-_RIDGE = 0.05
+_RIDGE = 0.05 / 206
+"""Of each number of a vector: longer vectors leave more room to fit answers by chance."""
 _WEIGHT_OF_ASSUMED = 0.3
 """All assumed negatives together; all answers of 'no' together weigh the rest of one, all sites one."""
 _NEWTON_STEPS, _CG_STEPS = 15, 40
@@ -311,7 +312,7 @@ def _logistic_ridge(
     design = np.column_stack([x, np.ones(len(x), np.float32)])
     squares = design * design
     share, target = weight.astype(np.float32), y.astype(np.float32)
-    ridge = np.full(design.shape[1], _RIDGE, np.float32)
+    ridge = np.full(design.shape[1], _RIDGE * x.shape[1], np.float32)
     ridge[-1] = 1e-6
     theta = np.zeros(design.shape[1], np.float32)
     first = 0.0

@@ -78,7 +78,7 @@ def test_a_fit_is_as_good_as_an_exact_one(yes: int, no: int) -> None:
 
     def loss(theta: np.ndarray) -> float:
         logits = x.astype(float) @ theta[:-1] + theta[-1]
-        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.5 * _RIDGE * (theta[:-1] ** 2).sum())
+        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.5 * 30 * _RIDGE * (theta[:-1] ** 2).sum())
 
     exact = minimize(loss, np.zeros(31), method="BFGS").x
     direction, bias = _logistic_ridge(x, y, weight)

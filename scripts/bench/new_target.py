@@ -5,10 +5,11 @@
 
 A simulated reviewer starts from five known places and answers pages of twenty as the labels say; everything
 else is what a person would use (`next_page` with its defaults: 70 % likely, 10 % uncertain, 20 % audit). Each
-haystack is seen by an encoder that was never trained on its kind of site, or (--plain) by none. But what stands
-beside the encoder in a vector and its weight were chosen while looking at haystacks: colours at the kilns', texture
-and the classifier's ridge at half the galleries of mines (haystacks.LOOKED_AT). `mines_of_other_galleries` are of
-the other half: what to expect of a kind of site that nobody looked at.
+haystack is seen by what an index takes where nobody asks for another, a network trained on ImageNet's photographs
+(--embedder NAME: another), or (--plain) by colours and texture alone. But what stands in a vector and its weight were
+chosen while looking at haystacks: colours at the kilns', texture, the network's stages and the classifier's ridge at
+half the galleries of mines (haystacks.LOOKED_AT), stages and pooling at the buildings too. `mines_of_other_galleries`
+are of the other half: what to expect of a kind of site that nobody looked at.
 
 Clicks count the five examples and the audit. A campaign that has not found 80 % after half of all chips counts
 with these, and how many gave up so is told. Random looking needs k (n + 1) / (s + 1) clicks for k of s sites
@@ -35,7 +36,7 @@ from haystacks import Haystack, buildings, kilns, mines
 from numpy.typing import NDArray
 
 from geoslave.imagery.scaling import Radiometry, coefficients, scene_statistics
-from geoslave.search.embedder import PLAIN, open_embedder, standardised
+from geoslave.search.embedder import DEFAULT, PLAIN, open_embedder, standardised
 from geoslave.search.ranking import Answers, fit, learn_background, next_page
 from geoslave.search.remaining import AuditDraw, remaining
 
@@ -44,7 +45,6 @@ EXAMPLES = 5
 SHARE = 0.8
 MAKERS = {"kilns": kilns, "mines": mines, "mines_of_other_galleries": partial(mines, not_looked_at=True),
           "buildings": buildings}  # fmt: skip
-UNTRAINED_ON = {"kilns": "mine-s2", "mines": "kiln-s2", "mines_of_other_galleries": "kiln-s2", "buildings": "mine-s2"}
 _BATCH = 64
 
 
@@ -59,7 +59,7 @@ class Vectors:
 
 def embedded(haystack: Haystack, model: str, cache: Path | None) -> Vectors:
     """Vectors of all chips; the haystack is one scene, with one scaling."""
-    kept = None if cache is None else cache / f"{haystack.name}-{model}-{len(haystack.site)}.npy"
+    kept = None if cache is None else cache / f"{haystack.name}-{Path(model).name}-{len(haystack.site)}.npy"
     if kept is not None and kept.is_file():
         raw, emphasis = np.load(kept), open_embedder(model, threads=1).emphasis
     else:
@@ -316,21 +316,22 @@ def chart(results: dict[str, dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="kilns among 2,000 chips, within a minute")
-    parser.add_argument("--haystack", action="append", choices=list(UNTRAINED_ON), help="only these")
+    parser.add_argument("--haystack", action="append", choices=list(MAKERS), help="only these")
     parser.add_argument("--seeds", type=int, default=None, help="campaigns for each haystack")
     parser.add_argument("--cache", type=Path, help="keep vectors in this folder")
     parser.add_argument("--chart", type=Path, help="write the curves as a picture")
     parser.add_argument("--chips", type=int, default=None, help="chips of the query (1,000,000; --quick: 40,000)")
+    parser.add_argument("--embedder", default=DEFAULT, help=f"what sees the chips ({DEFAULT})")
     parser.add_argument("--plain", action="store_true", help="colours and texture alone, without a network")
     parser.add_argument("--also-trained", action="store_true", help="kilns as kiln-s2 sees them too, which knows them")
     options = parser.parse_args()
-    names = options.haystack or (["kilns"] if options.quick else list(UNTRAINED_ON))
+    names = options.haystack or (["kilns"] if options.quick else list(MAKERS))
     seeds = options.seeds or (2 if options.quick else 5)
     results = {}
     for name in names:
         haystack = MAKERS[name]()
         results[name] = measured(haystack.cut(2_000) if options.quick else haystack,
-                                 PLAIN if options.plain else UNTRAINED_ON[name], seeds, options.cache)  # fmt: skip
+                                 PLAIN if options.plain else options.embedder, seeds, options.cache)  # fmt: skip
     trained = measured(kilns(), "kiln-s2", seeds, options.cache) if options.also_trained else None
     covered = coverage(40 if options.quick else 1_000)
     print(f"the interval of what remains held the truth at every round in {covered['coverage_at_every_round']:.1%} "

@@ -139,6 +139,45 @@ def test_a_region_is_indexed_in_its_folder(run: Run, scene: Path, tmp_path: Path
     assert run(*given)[0] == 0
 
 
+def test_without_a_word_about_it_an_imagenet_network_looks(run: Run, scene: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    status, out, err = run("search", "index", "--scenes", scene, "--out", index, "--json")
+    assert status == 0, err
+    told = json.loads(run("search", "status", index, "--json")[1])
+    assert told["embedder"] == "imagenet-lite0"
+    assert json.loads(out)["chips"] == told["chips"] == 25
+
+
+def test_an_index_of_another_embedder_is_gone_on_with(run: Run, scene: Path, tmp_path: Path) -> None:
+    given = ("search", "index", "--scenes", scene, "--out", tmp_path / "index", "--json")
+    assert run(*given, "--embedder", "plain")[0] == 0
+    before = (tmp_path / "index" / "vectors.npy").read_bytes()
+    status, out, err = run(*given)
+    assert status == 0, err
+    assert json.loads(out)["notes"] == ["the index was finished before"]
+    assert (tmp_path / "index" / "vectors.npy").read_bytes() == before
+    status, _, err = run(*given, "--embedder", "imagenet-lite0")
+    assert status == 1 and "another embedder" in err
+
+
+def test_a_region_is_seen_at_its_models_resolution_and_in_bands_it_has(run: Run, scene: Path, tmp_path: Path) -> None:
+    from geoslave.search.index import open_index
+    from tests.factories import write_bright_model
+
+    for name, facts in {"finer": {"gsd_m": 20.0}, "red": {"bands": ("red",)}}.items():
+        folder = tmp_path / "regions" / name
+        folder.mkdir(parents=True)
+        model = write_bright_model(tmp_path / name, **facts)
+        text = f"target: brick_kiln\nmodel: {model}\naoi: null\nscenes: [{scene}]\n"
+        (folder / "region.yaml").write_text(text, encoding="utf-8")
+        for _ in range(2):  # the second time it is there already
+            status, _, err = run("search", "index", name, "--regions", tmp_path / "regions")
+            assert status == 0, err
+    finer, red = (open_index(tmp_path / "regions" / name) for name in ("finer", "red"))
+    assert (finer.facts["embedder"]["name"], finer.facts["reading"]["gsd_m"]) == ("imagenet-lite0", 20)
+    assert red.facts["embedder"]["bands"] == ["red"]
+
+
 def test_status_tells_of_campaigns(run: Run, scene: Path, like: Path, tmp_path: Path) -> None:
     from geoslave.search.campaign import start_campaign
     from geoslave.search.index import open_index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from geoslave.errors import ModelError
 from geoslave.imagery.raster import MemorySource, Raster
 from geoslave.imagery.scaling import Scaling
 from geoslave.model.encoder import Encoder
-from geoslave.search.embedder import LONGEST, embed, look, open_embedder, standardised
+from geoslave.search.embedder import DEFAULT, LONGEST, brought_to, embed, look, open_embedder, standardised
 from tests.factories import write_bright_model
 
 
@@ -93,6 +94,73 @@ def test_colours_and_texture_alone_are_an_embedder_too() -> None:
     assert 2 * embedder.dimensions < 450  # bytes a chip
     assert np.allclose(embedder(pixels[1:2], valid[1:2]), vectors[1:2], atol=1e-4)
     assert np.allclose(open_embedder("mine-s2", threads=1)(pixels, valid)[:, -embedder.dimensions :], vectors)
+
+
+@pytest.fixture(scope="module")
+def eye() -> object:
+    return open_embedder(DEFAULT, threads=1)
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def test_what_an_index_takes_by_itself_sees_chips_of_any_size(eye: object) -> None:
+    for side in (16, 48, 128):
+        vectors = eye(chips(2, side), np.ones((2, side, side), bool))
+        assert vectors.shape == (2, eye.dimensions) == (2, LONGEST)
+        assert np.isfinite(vectors).all()
+        assert alike(vectors[0], vectors[1]) < 0.999
+
+
+def test_its_graph_sees_what_is_there(eye: object) -> None:
+    """Stripes and a checkerboard of the same colours are told apart; stripes a shade darker are still stripes."""
+    down, across = np.mgrid[:48, :48] // 4 % 2
+    looks = np.stack([down, down * 0.9, down ^ across]).astype(np.float32)
+    pixels = np.repeat(looks[:, None] - 0.5, 3, axis=1)
+    graph = slice(0, LONGEST - open_embedder("plain").dimensions)
+    stripes, darker, board = eye(pixels, np.ones((3, 48, 48), bool))[:, graph]
+    assert alike(stripes, darker) > 0.9 > alike(stripes, board)
+
+
+def test_beyond_the_edge_of_a_scene_it_sees_nothing(eye: object) -> None:
+    """Whatever stands in the nodata, and hardly another picture than the whole chip's."""
+    pixels, valid = 0.3 * chips(1, 48) + np.linspace(-1, 1, 48, dtype=np.float32), np.ones((1, 48, 48), bool)
+    valid[:, :, 42:] = False
+    cut, bright = pixels.copy(), pixels.copy()
+    cut[..., 42:], bright[..., 42:] = 0, 5
+    graph = slice(0, LONGEST - open_embedder("plain").dimensions)
+    whole, seen, same = (eye(*given)[:, graph] for given in ((pixels, valid | True), (cut, valid), (bright, valid)))
+    assert np.allclose(seen, same, atol=1e-4)
+    assert alike(whole, seen) > 0.7
+    assert np.isfinite(eye(pixels, np.zeros_like(valid))).all()
+
+
+def test_chips_keep_their_picture_when_they_are_enlarged() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 1, 48, dtype=np.float32), (1, 3, 48, 48))
+    whole = np.ones((1, 48, 48), bool)
+    for side in (24, 96):
+        ready = brought_to(side, ramp, whole)
+        assert ready.shape == (1, 3, side, side) and ready.dtype == np.float32
+        inside = ready[..., 4:-4]
+        assert np.allclose(np.diff(inside, axis=3), 1 / 47 * 48 / side, atol=1e-3)
+        assert np.allclose(ready.mean(), ramp.mean(), atol=1e-3)
+    assert np.array_equal(brought_to(48, ramp, whole), ramp)
+
+
+def test_the_eye_that_ships_is_the_one_that_its_script_describes(eye: object) -> None:
+    pytest.importorskip("timm")
+    path = Path(__file__).parents[2] / "scripts" / "imagenet_embedder.py"
+    told = importlib.util.spec_from_file_location("imagenet_embedder", path)
+    script = importlib.util.module_from_spec(told)
+    told.loader.exec_module(script)
+    assert eye.spec == script.SPEC
+    assert script.NUMBERS + open_embedder("plain").dimensions == LONGEST
+
+
+def test_descriptions_without_a_side_are_the_embedders_they_were() -> None:
+    """Their checksum stands in indexes: what was made before is gone on with."""
+    assert "side" not in open_embedder("plain").spec.model_dump(mode="json")
 
 
 def test_another_graph_or_scaling_is_another_embedder(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from geoslave.charts import draw_reliability
 from geoslave.detect import Request, detect_scenes
 from geoslave.detections.evaluate import compare
-from geoslave.detections.export import read_detections
+from geoslave.detections.export import read_detections, read_provenance
 from geoslave.detections.verdicts import read_verdicts
 from geoslave.errors import GeoslaveError, LabelError, MissingExtra, ModelError
 from geoslave.imagery.scenefolder import find_scenes
@@ -42,6 +42,9 @@ from geoslave.model.predict import load_network
 FEWEST_SCENES = 3
 """With fewer scenes, strips of the map are held out instead."""
 N_STRIPS = 10
+
+CROSS_VALIDATED = "cross_validated"
+"""In the provenance of a layer that networks of a cross-validation made: their likeness (`ModelSpec.likeness`)."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -234,9 +237,21 @@ def _few(table: pd.DataFrame) -> list[str]:
 
 
 def _refuse_another_model(package: ModelPackage, layer: gpd.GeoDataFrame, path: Path) -> None:
-    """Scores of another network would calibrate nothing; the hash at the end of a model_id tells."""
+    """Scores of another network would calibrate nothing; the hash at the end of a model_id tells.
+
+    A cross-validation's networks are others, but trained by the same recipe, each without the region it looked at:
+    their scores stand for those of the model in a region that it does not know.
+    """
     others = {str(name) for name in layer["model_id"].unique() if not str(name).endswith(package.checksum[:8])}
     if others:
+        recipe = read_provenance(path).get(CROSS_VALIDATED)
+        if recipe == package.spec.likeness():
+            return
+        if recipe is not None:
+            raise ModelError(
+                f"{path} is the cross-validation of another recipe than the one {package.model_id} was trained by "
+                "(another network, scaling, target or thresholds): train the model by that recipe, and calibrate it"
+            )
         raise ModelError(
             f"{path} was made by {sorted(others)[0]}, not by {package.model_id}: "
             "calibrate that model, or make the layer again with  geoslave detect"

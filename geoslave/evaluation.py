@@ -117,7 +117,7 @@ def evaluate_model(
             progress=progress,
         )
         maps = sorted((work / "scores").glob("*.tif"))
-        named, footprints = _looked_at(scenes, results, work / "scores")
+        named, footprints = looked_at(scenes, results, work / "scores")
         rules = rules_for(package.spec.sought)
         searched = Searched(found, footprints, named, reading, package.spec.name, rules)
         comparison, facts = _compared(searched, labels, min_confidence, by)
@@ -245,7 +245,7 @@ def _compared(
     return comparison, assess(comparison, by, searched.footprints if grouped else None)
 
 
-def _looked_at(
+def looked_at(
     scenes: Sequence[SceneOnDisk], results: Sequence[SceneResult], scores: Path
 ) -> tuple[tuple[SceneOnDisk, ...], gpd.GeoDataFrame]:
     """Scenes with a valid pixel, and where they have them: what the model could not see was not searched."""

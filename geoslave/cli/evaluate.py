@@ -210,8 +210,20 @@ def _with_confidence(layer: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    pixel, tile = facts["pixel"], facts["tile"]
     lines = [
+        *rate_lines(facts),
+        *_by_lines(facts["by"]),
+        "  95 % intervals from a bootstrap over spatial blocks",
+    ]
+    if "files" in facts:
+        lines.append(f"  {', '.join(facts['files'])}  ->  {facts['out']}")
+    return lines
+
+
+def rate_lines(facts: dict[str, Any]) -> list[str]:
+    """Every figure of an evaluation with its interval, the whole first."""
+    pixel, tile = facts["pixel"], facts["tile"]
+    return [
         f"{facts['n_hits']} of {facts['n_sites']} sites found, {facts['n_false_alarms']} false alarms, "
         f"on {facts['counted_area_km2']:,.1f} km2, at a confidence of {facts['min_confidence']:.2f}",
         _rate("precision", facts, "precision"),
@@ -224,19 +236,15 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         _rate(f"pixels: IoU ({pixel['of']})", pixel, "iou"),
         _rate("tiles: sensitivity", tile, "sensitivity"),
         _rate("tiles: specificity", tile, "specificity"),
-        *_by_lines(facts["by"]),
-        "  95 % intervals from a bootstrap over spatial blocks",
     ]
-    if "files" in facts:
-        lines.append(f"  {', '.join(facts['files'])}  ->  {facts['out']}")
-    return lines
 
 
 def _rate(title: str, facts: dict[str, Any], name: str, digits: int = 3) -> str:
-    return f"  {title:<28} {_shown(facts, name, digits)}"
+    return f"  {title:<28} {shown(facts, name, digits)}"
 
 
-def _shown(facts: dict[str, Any], name: str, digits: int) -> str:
+def shown(facts: dict[str, Any], name: str, digits: int) -> str:
+    """A figure with its interval."""
     value, low, high = (facts[name + end] for end in ("", "_low", "_high"))
     if value is None:
         return "not defined here"
@@ -252,7 +260,7 @@ def _by_lines(parts: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
             continue
         lines += ["", f"  {'by ' + name:<22} {'sites':>5}  {'recall':<20} precision"]
         for group, facts in groups.items():
-            precision = _shown(facts, "precision", 2) if facts.get("precision") is not None else "-"
-            recall = _shown(facts, "recall", 2) if facts["recall"] is not None else "-"
+            precision = shown(facts, "precision", 2) if facts.get("precision") is not None else "-"
+            recall = shown(facts, "recall", 2) if facts["recall"] is not None else "-"
             lines.append(f"  {group[:22]:<22} {facts['n_sites']:>5}  {recall:<20} {precision}")
     return [*lines, ""] if lines else []

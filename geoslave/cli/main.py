@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "Train a model from a configuration file.",
     "detect": "Find sites in scenes and write them as a layer.",
     "evaluate": "Measure a model against labelled sites.",
+    "crossvalidate": "Train without each region in turn, and measure there.",
     "detections": "Enrich a layer: distances, siting rules, clusters.",
     "estimate": "Count sites with intervals: designs, totals, accuracy, comparisons.",
     "calibrate": "Make a model's confidence a probability.",

@@ -46,9 +46,9 @@ def command(config: Path, out: Path | None, restart: bool, overwrite: bool, as_j
     folder = out or Path("models") / settings.name
     check_folder(folder, overwrite)
     work = folder.with_name(f"{folder.name}-training")
-    with _progress(as_json) as step:
+    with training_progress(as_json) as step:
         result = train(settings, work, restart=restart, on_step=step, tell=note)
-    picture = _draw(work / "training.png", result)
+    picture = draw(work / "training.png", result)
     publish(result, folder, overwrite=overwrite)
     (work / NAME).unlink(missing_ok=True)
     loss = sum(result.losses[-50:]) / len(result.losses[-50:])
@@ -70,7 +70,7 @@ def command(config: Path, out: Path | None, restart: bool, overwrite: bool, as_j
     answer(as_json, facts, lines)
 
 
-def _draw(path: Path, result: object) -> Path | None:
+def draw(path: Path, result: object) -> Path | None:
     """The picture of the training, where matplotlib is there."""
     from geoslave.model.train import TrainResult
 
@@ -84,7 +84,7 @@ def _draw(path: Path, result: object) -> Path | None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[OnStep]:
+def training_progress(quiet: bool, title: str = "training") -> Iterator[OnStep]:
     """A live line on standard error: step, loss, figures; nothing where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -92,14 +92,14 @@ def _progress(quiet: bool) -> Iterator[OnStep]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("training"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]}{task.fields[figures]}"),
     )
     bar = Bar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-    task = bar.add_task("training", total=None, loss="-", figures="")
+    task = bar.add_task(title, total=None, loss="-", figures="")
     smooth: list[float] = []
 
     def step(now: Progress) -> None:

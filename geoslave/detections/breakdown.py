@@ -106,13 +106,24 @@ def by_group(comparison: Comparison, groups: gpd.GeoDataFrame, n_replicates: int
             overlap, the place belongs to the first.
     """
     c = comparison
+    of_ground, of_found, of_sites = group_of(c, groups)
+    names = list(dict.fromkeys(str(name) for name in groups["group"]))
+    return _parts(c, names, of_ground, of_found, of_sites, n_replicates, seed)
+
+
+def group_of(
+    comparison: Comparison, groups: gpd.GeoDataFrame
+) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.object_]]:
+    """The group of scenes that each tile of ground, each detection and each site belongs to (see `by_group`)."""
+    c = comparison
     names = np.array([str(name) for name in groups["group"]], dtype=object)
     outlines = np.asarray(groups.geometry.to_crs(4326).array, dtype=object)
     pieces, _ = tiles(c.ground)
     of_ground, of_found, of_sites = (
         names[_first_holding(shapes, outlines)] for shapes in (pieces, c.found, c.labelled)
     )
-    return _parts(c, list(dict.fromkeys(names.tolist())), of_ground, of_found, of_sites, n_replicates, seed)
+    of_found[c.matching.detection] = of_sites[c.matching.site]
+    return of_ground, of_found, of_sites
 
 
 def by_class(comparison: Comparison, n_replicates: int, seed: int) -> dict[str, Facts]:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -207,6 +208,16 @@ class ModelSpec(_Frozen):
     def sought(self) -> Target:
         """What the model looks for."""
         return self.own_target or get_target(self.target)
+
+    def likeness(self) -> str:
+        """SHA-256 of what packages of one recipe have in common: all that a detection's scores rest on but the weights.
+
+        A cross-validation's networks have the likeness of the model trained on all regions.
+        """
+        told = {"target", "own_target", "classes", "bands", "gsd_m", "scaling", "thresholds", "architecture"}
+        alike = self.model_dump(mode="json", include=told)
+        alike["confidence"] = self.confidence.model_dump(mode="json", include={"statistic", "intercept", "slope"})
+        return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()
 
 
 class Publication(_Frozen):

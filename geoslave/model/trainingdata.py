@@ -40,6 +40,7 @@ from geoslave.model.outlines import (
 )
 from geoslave.model.placed import PlacedScene, TrainScene, WithheldScene, burn, outline_of, sample_of
 from geoslave.model.recipe import LabelledScenes, TrainConfig
+from geoslave.model.regions import region_of
 from geoslave.model.scene_pixels import grid_of, read_pixels
 from geoslave.model.weak_sources import tested_ground, weak_answers, weak_pools
 
@@ -148,7 +149,7 @@ def _read_source(source: LabelledScenes, config: TrainConfig) -> Iterator[Placed
         raster, pixels = read_pixels(path, config, source.centre_in_name)
         here = _sites_on(path, raster, outlines, source, config)
         touched += len(here)
-        region = _region(here, source)
+        region = region_of(here, source)
         footprint = outline_of(raster.geobox)
         if region is not None and region in source.held_out:
             yield WithheldScene(here, footprint)
@@ -189,15 +190,6 @@ def _sites_on(
     if source.masks:
         return mask_outlines(path, raster, Path(source.masks), config)
     return yolo_outlines(path, raster, Path(str(source.yolo)), config)
-
-
-def _region(here: gpd.GeoDataFrame, source: LabelledScenes) -> str | None:
-    """The region most labels of a scene name."""
-    if not source.region_column or not len(here):
-        return None
-    if source.region_column not in here:
-        raise LabelError(f"{source.labels} has no column '{source.region_column}': change 'region_column'")
-    return str(here[source.region_column].mode()[0])
 
 
 def _burn_truth(

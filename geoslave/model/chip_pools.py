@@ -37,6 +37,27 @@ class ChipPool:
     """Of weak chips: which class the label speaks of."""
     colours: tuple[int, int, int] | None = None
     """Of weak chips whose pixels are guessed: which bands are red, green and blue."""
+    _running: tuple[NDArray[np.float64] | None, NDArray[np.float64]] = field(
+        default=(None, np.empty(0)), init=False, repr=False
+    )
+    """Weights, and their running shares."""
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """A chip, by weight."""
+        if self._running[0] is not self.weight:
+            self._running = self.weight, running_shares(self.weight)
+        return pick(self._running[1], rng)
+
+
+def running_shares(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of the sum, added up to 1: what `pick` wants."""
+    running = weight.cumsum()
+    return running / running[-1]
+
+
+def pick(running: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """What rng.choice(len(weight), p=weight) draws, which would add up the weights each time."""
+    return int(running.searchsorted(rng.random(), side="right"))
 
 
 def background_pool(config: TrainConfig, aside: Sequence[ChipPool]) -> ChipPool | None:

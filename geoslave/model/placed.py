@@ -20,8 +20,8 @@ class TrainScene:
     """A scene in memory."""
 
     patch: Patch
-    sample: Floats
-    """[band, n] display values from all over the scene."""
+    sample: Floats | NDArray[np.uint8]
+    """[band, n] display values from all over the scene, as in `Patch`."""
     sites: NDArray[np.float64]
     """[n, 2] centres (row, column)."""
     site_class: NDArray[np.int64]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,11 @@ from geoslave.model.augment import (
     display,
     draw_light,
     paste,
-    percentiles,
+    scaled_in,
     stripes,
+    uniform,
 )
-from geoslave.model.chip_pools import ChipPool
+from geoslave.model.chip_pools import ChipPool, pick, running_shares
 from geoslave.model.placed import TrainScene
 from geoslave.model.recipe import TrainConfig
 from geoslave.model.trainingdata import TrainingData
@@ -66,7 +68,8 @@ class Batch:
 def draw_batch(data: TrainingData, config: TrainConfig, step: int) -> Batch:
     """The chips of a step."""
     rng = np.random.default_rng([config.seed, step])
-    chips = [_draw(data, config, rng) for _ in range(config.batch * config.accumulate)]
+    sources = _sources(data, config)
+    chips = [_draw(sources, data, config, rng) for _ in range(config.batch * config.accumulate)]
     weak = np.full((len(chips), len(config.class_names)), -1, np.int8)
     for row, chip in zip(weak, chips, strict=True):
         if chip.weak is not None:
@@ -82,23 +85,26 @@ def draw_batch(data: TrainingData, config: TrainConfig, step: int) -> Batch:
 # --- one chip ------------------------------------------------------------------------------------
 
 
-def _draw(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
+Drawn = Callable[[TrainingData, TrainConfig, np.random.Generator], Chip]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What there is to draw from, with the running shares."""
+
+    draw: Sequence[Drawn]
+    running: NDArray[np.float64]
+
+
+def _draw(sources: _Sources, data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
     """One chip, scaled."""
-    sources = _sources(data, config)
-    weights = np.array([weight for weight, _ in sources])
-    if not weights.sum() > 0:
-        raise GeoslaveError("'shares' leaves nothing to draw chips from: give a share to a source that is there")
-    chip = sources[rng.choice(len(sources), p=weights / weights.sum())][1](data, config, rng)
+    chip = sources.draw[pick(sources.running, rng)](data, config, rng)
     if chip.weak is None and rng.random() < config.augmentation.paste_decoy and (data.scenes or data.rendered):
         chip = Chip(paste(chip.patch, _decoy(data, config, rng), _spot(config.chip, rng), rng))
     return Chip(_finished(chip.patch, config, rng), chip.weak)
 
 
-Drawn = Callable[[TrainingData, TrainConfig, np.random.Generator], Chip]
-
-
-def _sources(data: TrainingData, config: TrainConfig) -> list[tuple[float, Drawn]]:
-    """What there is to draw from, with its share."""
+def _sources(data: TrainingData, config: TrainConfig) -> _Sources:
     shares = config.shares
     there: list[tuple[bool, float, Drawn]] = [
         (bool(data.sites), shares.site, _near_site),
@@ -107,18 +113,22 @@ def _sources(data: TrainingData, config: TrainConfig) -> list[tuple[float, Drawn
         (bool(data.rendered), shares.rendered, _from_rendered),
         (bool(data.weak), shares.weak, _weak_chip),
     ]
-    return [(share, draw) for present, share, draw in there if present]
+    weights = np.array([share for present, share, _ in there if present])
+    if not weights.sum() > 0:
+        raise GeoslaveError("'shares' leaves nothing to draw chips from: give a share to a source that is there")
+    return _Sources([draw for present, _, draw in there if present], running_shares(weights))
 
 
 def _finished(patch: Patch, config: TrainConfig, rng: np.random.Generator) -> Patch:
     """What haze, the sensor and the file did to it."""
     settings = config.augmentation
     pixels = coarsen(stripes(blotches(display(patch.pixels), rng, settings), rng, settings), rng, settings)
-    pixels = np.clip(degrade(pixels, rng, settings), *config.scaling.clip)
+    pixels = degrade(pixels, rng, settings)
+    np.clip(pixels, *config.scaling.clip, out=pixels)
     if patch.valid.all():
         return Patch(pixels, patch.truth, patch.valid)
-    truth = np.where(patch.valid, patch.truth, np.uint8(IGNORE))
-    return Patch(np.where(patch.valid, pixels, np.float32(0)), truth, patch.valid)
+    pixels *= patch.valid
+    return Patch(pixels, np.where(patch.valid, patch.truth, np.uint8(IGNORE)), patch.valid)
 
 
 def _near_site(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
@@ -132,7 +142,7 @@ def _near_site(data: TrainingData, config: TrainConfig, rng: np.random.Generator
 def _anywhere(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
     """A chip of a scene, which may hang over its edge."""
     scene = _pick(data.scenes, rng)
-    patch = _chip_at(scene, rng.uniform(0, scene.patch.truth.shape), config, rng)
+    patch = _chip_at(scene, _place(scene, rng), config, rng)
     return Chip(_with_site_pasted(patch, data, config.augmentation.paste_site, config, rng))
 
 
@@ -140,16 +150,14 @@ def _from_rendered(data: TrainingData, config: TrainConfig, rng: np.random.Gener
     if data.rendered_sites and rng.random() < 0.5:
         return Chip(_about(*data.rendered_sites.draw(rng), config, rng))
     scene = _pick(data.rendered, rng)
-    return Chip(_chip_at(scene, rng.uniform(0, scene.patch.truth.shape), config, rng))
+    return Chip(_chip_at(scene, _place(scene, rng), config, rng))
 
 
 def _background(data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> Chip:
     """A chip without sites, or with one from elsewhere pasted in."""
     assert data.backgrounds is not None
     scene = _background_scene(data.backgrounds, rng)
-    rows, cols = scene.patch.truth.shape
-    centre = np.array([rng.uniform(0.2, 0.8) * rows, rng.uniform(0.2, 0.8) * cols])
-    patch = _chip_at(scene, centre, config, rng)
+    patch = _chip_at(scene, _place(scene, rng, 0.2, 0.8), config, rng)
     return Chip(_with_site_pasted(patch, data, config.augmentation.paste, config, rng))
 
 
@@ -157,7 +165,7 @@ def _weak_chip(data: TrainingData, config: TrainConfig, rng: np.random.Generator
     """A whole chip of which only is known whether a site is in it; turned by quarters, so that none is lost."""
     pool = data.weak[int(rng.integers(len(data.weak)))]
     assert pool.label is not None
-    chosen = int(rng.choice(len(pool.chips), p=pool.weight))
+    chosen = pool.draw(rng)
     scene = chip_scene(pool, chosen, rng)
     scene = replace(scene, patch=replace(scene.patch, truth=_guessed(pool, chosen, scene.patch)))
     middle = (np.array(scene.patch.truth.shape) - 1) / 2
@@ -181,8 +189,8 @@ def _guessed(pool: ChipPool, chosen: int, patch: Patch) -> NDArray[np.uint8]:
 
 def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = None) -> TrainScene:
     """A chip of a pool as a tiny scene; with `rng`, half of the time with the statistics of its group."""
-    pixels = display(pool.chips[chosen].transpose(2, 0, 1))
-    sample = pixels.reshape(len(pixels), -1)
+    stored = pool.chips[chosen].transpose(2, 0, 1)
+    pixels, sample = display(np.ascontiguousarray(stored)), stored.reshape(len(stored), -1)
     if rng is not None and rng.random() < 0.5:
         sample = np.concatenate([sample[:, ::3], _of_group(pool, chosen, rng)], axis=1)
     # black may be water or missing imagery: chips do not tell, so both are seen in training
@@ -194,13 +202,11 @@ def chip_scene(pool: ChipPool, chosen: int, rng: np.random.Generator | None = No
 
 def _background_scene(pool: ChipPool, rng: np.random.Generator) -> TrainScene:
     """A chip alone, as a tiny scene, or four of a group side by side; statistics of few or many chips."""
-    first = int(rng.choice(len(pool.chips), p=pool.weight / pool.weight.sum()))
+    first = pool.draw(rng)
     if rng.random() < 0.5:
-        mosaic = pool.chips[first]
+        pixels = np.ascontiguousarray(pool.chips[first].transpose(2, 0, 1))
     else:
-        a, (b, c, d) = pool.chips[first], pool.chips[rng.choice(pool.members[pool.group[first]], 3)]
-        mosaic = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0)
-    pixels = display(mosaic.transpose(2, 0, 1))
+        pixels = _mosaic(pool.chips[[first, *_others(pool, first, 3, rng)]])
     sample = pixels.reshape(len(pixels), -1)[:, ::3]
     if rng.random() < 0.5:
         sample = np.concatenate([sample, _of_group(pool, first, rng)], axis=1)
@@ -209,11 +215,22 @@ def _background_scene(pool: ChipPool, rng: np.random.Generator) -> TrainScene:
     return TrainScene(Patch(pixels, np.zeros(shape, np.uint8), valid), sample, *_NO_SITES, stretched=False)
 
 
-def _of_group(pool: ChipPool, chosen: int, rng: np.random.Generator) -> Floats:
-    """Display values [band, n] of other chips of a chip's group."""
-    others = rng.choice(pool.members[pool.group[chosen]], int(rng.integers(1, 12)))
-    values = pool.chips[others].reshape(-1, pool.chips.shape[3])[::3]
-    return display(values.T)
+def _mosaic(four: NDArray[Any]) -> NDArray[Any]:
+    """Four chips [chip, y, x, band] as a square [band, y, x]."""
+    _, rows, cols, bands = four.shape
+    return four.reshape(2, 2, rows, cols, bands).transpose(4, 0, 2, 1, 3).reshape(bands, 2 * rows, 2 * cols)
+
+
+def _others(pool: ChipPool, chosen: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Chips of a chip's group."""
+    group = pool.members[pool.group[chosen]]
+    return group[rng.integers(len(group), size=count)]
+
+
+def _of_group(pool: ChipPool, chosen: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Values [band, n] of other chips of a chip's group."""
+    values = pool.chips[_others(pool, chosen, int(rng.integers(1, 12)), rng)]
+    return values.reshape(-1, values.shape[3])[::3].T
 
 
 # --- parts of a chip -----------------------------------------------------------------------------
@@ -247,10 +264,11 @@ def _decoy(data: TrainingData, config: TrainConfig, rng: np.random.Generator) ->
         scene = _background_scene(data.backgrounds, rng)
     else:
         scene = _pick([*data.scenes, *data.rendered], rng)
-    piece = _piece(scene, rng.uniform(0, scene.patch.truth.shape), int(rng.integers(8, 40)), config, rng)
-    if (piece.truth != 0).any():  # a site cut in half is neither
-        return Patch(piece.pixels, piece.truth, np.zeros_like(piece.valid))
-    return piece
+    row, col = _place(scene, rng)
+    piece = cut(scene.patch, (row, col), int(rng.integers(8, 40)), rng, config.augmentation)
+    if piece.truth.any():  # a site cut in half is neither
+        piece = replace(piece, valid=np.zeros_like(piece.valid))
+    return _scaled(piece, scene, config, rng)
 
 
 def _piece(
@@ -263,17 +281,21 @@ def _piece(
 
 def _scaled(chip: Patch, scene: TrainScene, config: TrainConfig, rng: np.random.Generator) -> Patch:
     """Light and the one scaling, with the scene's statistics."""
-    sample = scene.sample[:, rng.integers(scene.sample.shape[1], size=SAMPLE)]
-    light = draw_light(sample, scene.stretched, rng, config.augmentation)
-    low, width = percentiles(light(sample), config.scaling, rng, config.augmentation)
-    pixels = light(display(chip.pixels))
-    pixels -= low[:, None, None]
-    pixels *= (np.float32(2) / width)[:, None, None]
-    pixels -= np.float32(1)
-    np.clip(pixels, *config.scaling.clip, out=pixels)
+    chosen = rng.integers(scene.sample.shape[1], size=SAMPLE)
+    light = draw_light(len(scene.sample), scene.stretched, rng, config.augmentation)
+    if not chip.valid.any():
+        return Patch(np.zeros(chip.pixels.shape, np.float32), chip.truth, chip.valid)
+    values, sample = display(chip.pixels).reshape(len(chip.pixels), -1), display(scene.sample.take(chosen, axis=1))
+    pixels = scaled_in(light, values, sample, config.scaling, config.augmentation).reshape(chip.pixels.shape)
     if not chip.valid.all():
-        pixels[:, ~chip.valid] = 0
+        pixels *= chip.valid
     return Patch(pixels, chip.truth, chip.valid)
+
+
+def _place(scene: TrainScene, rng: np.random.Generator, low: float = 0, high: float = 1) -> NDArray[np.float64]:
+    """A place (row, column) between shares of a scene's sides."""
+    rows, cols = scene.patch.truth.shape
+    return np.array([uniform(rng, low, high) * rows, uniform(rng, low, high) * cols])
 
 
 def _spot(size: int, rng: np.random.Generator) -> tuple[int, int]:

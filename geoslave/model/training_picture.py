@@ -225,5 +225,5 @@ def _picture(pixels: Floats | NDArray[np.uint8], scene: TrainScene, config: Trai
     """Red, green and blue (else the first band) [y, x, 3], stretched with the scene's statistics."""
     names = list(config.bands)
     bands = [names.index(c) for c in ("red", "green", "blue")] if {"red", "green", "blue"} <= set(names) else [0, 0, 0]
-    low, high = np.percentile(scene.sample[bands], (1, 99.5))  # of all bands together: colours stay
+    low, high = np.percentile(display(scene.sample[bands]), (1, 99.5))  # of all bands together: colours stay
     return np.clip((display(pixels[bands]) - low) / max(float(high - low), 0.15), 0, 1).transpose(1, 2, 0)

@@ -86,7 +86,7 @@ def score_scene(network: nn.Module, placed: PlacedScene, config: TrainConfig, de
 
 def scaled_whole(scene: TrainScene, config: TrainConfig) -> Floats:
     """A scene [band, y, x] as the network will get it in prediction: its own statistics, no augmentation."""
-    ordered = np.sort(scene.sample, axis=1)
+    ordered = np.sort(display(scene.sample), axis=1)
     low, high = (quantile(ordered, percent / 100)[:, None, None] for percent in config.scaling.percentiles)
     width = np.maximum(high - low, config.scaling.min_range)
     pixels = np.clip(2 * (display(scene.patch.pixels) - low) / width - 1, *config.scaling.clip)

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.labels.synthetic import render_scene  # noqa: E402
-from geoslave.model.augment import IGNORE, Augmentation, Patch, blotches, cut, draw_light, paste  # noqa: E402
+from geoslave.model.augment import IGNORE, Augmentation, Patch, blotches, cut, paste  # noqa: E402
 from geoslave.model.losses import segmentation_loss  # noqa: E402
 from geoslave.model.recipe import Loss, Rendered, TrainConfig, load_config  # noqa: E402
 from geoslave.model.train import Progress, train  # noqa: E402
@@ -129,14 +129,6 @@ def test_blotches_leave_what_lies_below_visible() -> None:
         assert hazy.shape == pixels.shape
         assert np.corrcoef(hazy.ravel(), pixels.ravel())[0, 1] > 0.2
     assert blotches(pixels, rng, Augmentation(blotches=0.0)) is pixels
-
-
-def test_light_changes_sample_and_chip_alike() -> None:
-    rng = np.random.default_rng(1)
-    sample = rng.random((3, 500), np.float32)
-    for stretched in (True, False):
-        light = draw_light(sample, stretched, rng, Augmentation())
-        np.testing.assert_allclose(light(sample[:, :4].reshape(3, 2, 2)).reshape(3, 4), light(sample)[:, :4], atol=1e-6)
 
 
 def test_ignored_pixels_cost_nothing() -> None:

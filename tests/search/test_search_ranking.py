@@ -12,7 +12,9 @@ from geoslave.search import SearchError
 from geoslave.search.ranking import (
     _RIDGE,
     Answers,
-    _logistic_ridge,
+    _kernel_ridge,
+    _likeness,
+    _supporting,
     diverse_page,
     fit,
     learn_background,
@@ -67,23 +69,59 @@ def test_counter_examples_push_their_like_down() -> None:
     assert scores[others].max() < scores[yes]
 
 
-@pytest.mark.parametrize("yes,no", [(1, 0), (6, 14), (20, 200)])
+@pytest.mark.parametrize("yes,no", [(1, 0), (6, 14), (20, 80)])
 def test_a_fit_is_as_good_as_an_exact_one(yes: int, no: int) -> None:
     """Against a general minimiser of the same function."""
     rng = np.random.default_rng(3)
-    x = rng.standard_normal((yes + no + 100, 30)).astype(np.float32)
+    x = rng.standard_normal((yes + no + 30, 8)).astype(np.float32) / np.sqrt(8).astype(np.float32)
     y = np.arange(len(x)) < yes
-    x[y, :4] += 1
     weight = np.where(y, 1 / yes, 1 / (len(x) - yes))
+    kernel, target = _likeness(x, x).astype(float), np.where(y, 1.0, -1.0)
+    share, bias = _kernel_ridge(x, y, weight)
 
-    def loss(theta: np.ndarray) -> float:
-        logits = x.astype(float) @ theta[:-1] + theta[-1]
-        return float(weight @ (np.logaddexp(0, logits) - y * logits) + 0.5 * 30 * _RIDGE * (theta[:-1] ** 2).sum())
+    def loss(own: np.ndarray) -> float:
+        return float(weight @ (target - bias - kernel @ own) ** 2 + _RIDGE * own @ kernel @ own)
 
-    exact = minimize(loss, np.zeros(31), method="BFGS").x
-    direction, bias = _logistic_ridge(x, y, weight)
-    assert loss(np.append(direction, bias)) <= loss(exact) + 1e-4
-    assert np.corrcoef(x @ direction, x @ exact[:-1])[0, 1] > 0.999
+    exact = minimize(loss, np.zeros(len(x)), method="BFGS").x
+    assert loss(share) <= loss(exact) + 1e-4
+    assert np.corrcoef(kernel @ share, kernel @ exact)[0, 1] > 0.99
+
+
+def test_sites_of_two_looks_are_found_by_one_example_of_each() -> None:
+    """They lie on opposite sides of the others: no single direction leads to both."""
+    rng = np.random.default_rng(0)
+    vectors = 0.3 * rng.standard_normal((400, 16))
+    vectors[:20, 0] += 3
+    vectors[20:40, 0] -= 3
+    vectors[:, 1] += 2
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    others = dict.fromkeys(range(380, 400), False)
+    logits = fit(vectors.astype(np.float16), Answers.of({0: True, 20: True, **others})).logits(vectors)
+    assert (rank(logits)[:40] < 40).mean() > 0.7
+
+
+def test_among_many_chips_the_likeliest_are_ranked_as_among_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, site, _ = haystack(3_000, 60)
+    ranker = fit(vectors, Answers.of({int(row): bool(site[row]) for row in [*np.flatnonzero(site)[:5], *range(20)]}))
+    exact = ranker.logits(vectors)
+    monkeypatch.setattr("geoslave.search.ranking._CLOSELY", 600)
+    quick = ranker.logits(vectors)
+    assert (rank(quick)[:20] == rank(exact)[:20]).all()
+    close = rank(quick)[:600]
+    assert np.allclose(quick[close], exact[close], atol=1e-5)
+    assert np.isin(np.flatnonzero(site), close).mean() > 0.95
+
+
+def test_of_more_answers_than_can_be_held_all_sites_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoslave.search.ranking._SUPPORT", 100)
+    _, site, _ = haystack(600, 30)
+    kept = _supporting(Answers(np.arange(600), site), seed=0)
+    assert len(kept.rows) == 100 and kept.sites.sum() == 30
+    assert (site[kept.rows] == kept.sites).all()
+    mostly = _supporting(Answers(np.arange(600), ~site), seed=0)
+    assert len(mostly.rows) == 100 and (~mostly.sites).sum() == 30
+    few = _supporting(Answers(np.arange(50), site[:50]), seed=0)
+    assert (few.rows == np.arange(50)).all()
 
 
 def test_the_ground_that_is_kept_changes_no_ranking() -> None:

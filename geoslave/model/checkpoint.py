@@ -38,6 +38,8 @@ class TrainState:
     average: GridNetwork
     """Averaged weights (EMA)."""
     optimizer: torch.optim.Optimizer
+    started_from: str | None = None
+    """What its first weights had learned from before; None: they were fresh."""
     step: int = 0
     """Steps done."""
     losses: list[float] = field(default_factory=list)
@@ -67,6 +69,7 @@ def save_checkpoint(path: Path, state: TrainState, digest: str) -> None:
         "format": FORMAT,
         "digest": digest,
         "sha256": _hash(tensors),
+        "started_from": state.started_from,
         "step": state.step,
         "losses": state.losses,
         "looks": state.looks,
@@ -102,6 +105,7 @@ def load_checkpoint(path: Path, state: TrainState, digest: str) -> None:
     torch.set_rng_state(tensors["rng.torch"])
     state.best = _part(tensors, "best.") or None
     state.weight = tensors["pool.weight"].numpy() if "pool.weight" in tensors else None
+    state.started_from = facts.get("started_from")
     state.step, state.losses, state.looks = facts["step"], facts["losses"], facts["looks"]
     state.best_figure, state.stale = facts["best_figure"], facts["stale"]
     state.seconds, state.stopped = facts["seconds"], facts["stopped"]

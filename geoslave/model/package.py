@@ -183,6 +183,8 @@ class ModelSpec(_Frozen):
     """What it was trained on, with the licences of imagery and labels."""
     metrics: dict[str, Any] = {}
     created: date | None = None
+    started_from: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What the weights had learned from before they were trained; None: nothing."""
     gate: GateSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """A light network that says where this one need look."""
 

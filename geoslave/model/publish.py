@@ -57,6 +57,7 @@ def publish(result: TrainResult, folder: Path, *, overwrite: bool = False) -> Pa
         data=publication.data,
         metrics=publication.metrics,
         created=date.today(),
+        started_from=result.started_from,
     )
     text = card_with_calibration(card(spec, publication, result), spec)
     return write_package(folder, spec, result.network, text, overwrite=overwrite)
@@ -124,6 +125,7 @@ def card(spec: ModelSpec, publication: Publication, result: TrainResult) -> str:
             f"| trained on | {spec.data} |",
             f"| | {result.n_scenes} scenes with {result.n_sites} labelled sites, {result.n_backgrounds} background"
             f" chips, {result.n_weak} weakly labelled chips, {len(result.losses)} steps |",
+            *([f"| weights started from | {spec.started_from} |"] if spec.started_from else []),
             f"| licence of the weights | {spec.licence} |",
             f"| confidence | {confidence.meaning} |",
             f"| map | detections with a confidence of {confidence.operating:.2f} or more |",

@@ -73,6 +73,8 @@ class TrainResult:
     n_scenes: int
     n_backgrounds: int
     n_weak: int
+    started_from: str | None
+    """What the first weights had learned from before training: "ImageNet", or a model; None: they were fresh."""
     data: TrainingData
     """What it was trained and validated on."""
 
@@ -166,35 +168,36 @@ def _saved(folder: Path | None, restart: bool) -> Path | None:
 def _begin(config: TrainConfig, device: torch.device, saved: Path | None, tell: Tell) -> TrainState:
     """A training at its first step, or where the checkpoint was written."""
     torch.manual_seed(config.seed)
-    network = _first_network(config, saved is not None, tell)
+    network, started_from = _first_network(config, saved is not None, tell)
     if config.weak.encoder_weight:
         add_chip_head(network, len(config.class_names))
     network = network.to(device, memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(_weight_groups(network, config.weight_decay), lr=config.learning_rate)
-    state = TrainState(network, average, optimizer)
+    state = TrainState(network, average, optimizer, started_from)
     if saved is not None:
         load_checkpoint(saved, state, config.digest())
         tell(f"goes on after step {state.step} of {config.steps} ({saved}); --restart begins anew")
     return state
 
 
-def _first_network(config: TrainConfig, resumed: bool, tell: Tell) -> GridNetwork:
-    """Fresh weights, or fetched ones, or those of a package."""
+def _first_network(config: TrainConfig, resumed: bool, tell: Tell) -> tuple[GridNetwork, str | None]:
+    """Fresh weights, or fetched ones, or those of a package; and what they had learned from."""
     n_bands, n_classes = len(config.bands), len(config.class_names)
     if config.pretrained and not resumed:
         try:
-            return build_network(config.architecture, n_bands, n_classes, config.pretrained)
+            return build_network(config.architecture, n_bands, n_classes, config.pretrained), "ImageNet"
         except Exception as error:  # every library that fetches has exceptions of its own
             reason = " ".join(str(error).split())[:120]
             tell(f"weights of {config.pretrained} cannot be fetched ({reason}): training from scratch")
             torch.manual_seed(config.seed)
     network = build_network(config.architecture, n_bands, n_classes)
-    if config.start_from and not resumed:
-        for line in take_weights(network, open_package(config.start_from), config.architecture, config.bands,
-                                 config.class_names):  # fmt: skip
-            tell(line)
-    return network
+    if not config.start_from or resumed:
+        return network, None
+    package = open_package(config.start_from)
+    for line in take_weights(network, package, config.architecture, config.bands, config.class_names):
+        tell(line)
+    return network, f"{package.spec.name} {package.spec.version}"
 
 
 def _result(state: TrainState, data: TrainingData, config: TrainConfig) -> TrainResult:
@@ -214,6 +217,7 @@ def _result(state: TrainState, data: TrainingData, config: TrainConfig) -> Train
         n_scenes=len(data.scenes),
         n_backgrounds=0 if data.backgrounds is None else len(data.backgrounds.chips),
         n_weak=sum(len(pool.chips) for pool in data.weak),
+        started_from=state.started_from,
         data=data,
     )
 

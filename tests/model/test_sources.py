@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from geoslave.errors import GeoslaveError, LabelError  # noqa: E402
 from geoslave.model.augment import IGNORE, Augmentation, coarsen, stripes  # noqa: E402
 from geoslave.model.losses import pooled_logits, segmentation_loss, weak_loss  # noqa: E402
 from geoslave.model.package import open_package  # noqa: E402
+from geoslave.model.publish import publish  # noqa: E402
 from geoslave.model.recipe import Loss, TrainConfig, Weak, load_config  # noqa: E402
 from geoslave.model.sampling import draw_batch  # noqa: E402
 from geoslave.model.train import train  # noqa: E402
@@ -462,14 +464,26 @@ def test_weights_that_cannot_be_fetched_are_done_without(tiles: Path, monkeypatc
     told: list[str] = []
     ours = train(_config(tiles, pretrained="imagenet"), tell=told.append)
     assert told == ["weights of imagenet cannot be fetched (no route to host): training from scratch"]
-    assert ours.losses == train(_config(tiles)).losses
+    assert ours.losses == train(_config(tiles)).losses and ours.started_from is None
+
+
+def test_a_package_says_what_its_weights_had_learned_before(tiles: Path, tmp_path: Path) -> None:
+    lite = {"encoder": "tu-tf_efficientnet_lite0", "encoder_depth": 4, "decoder_channels": [16, 8, 8]}
+    config = _config(tiles, pretrained="imagenet", architecture=lite, steps=2)
+    train(config, tmp_path / "work")
+    gone_on = train(config, tmp_path / "work")
+    spec = open_package(publish(gone_on, tmp_path / "model")).spec
+    assert spec.started_from == gone_on.started_from == "ImageNet"
+    told = json.loads((tmp_path / "model" / "model.json").read_text())["properties"]
+    assert (told["mlm:pretrained"], told["mlm:pretrained_source"]) == (True, "ImageNet")
+    assert "ImageNet" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_package_can_be_started_from(tiles: Path) -> None:
     spec = {"name": "Unet", "encoder": "tu-regnetx_002", "encoder_depth": 4, "decoder_channels": [96, 48, 32]}
     config = _config(tiles, start_from="kiln-s2", architecture={**spec, "upsample": 2}, bands=["red", "green", "blue"])
     told: list[str] = []
-    train(config, tell=told.append)
+    assert train(config, tell=told.append).started_from == f"kiln-s2 {open_package('kiln-s2').spec.version}"
     assert told == [f"starts from kiln-s2 {open_package('kiln-s2').spec.version}; new to it: class hut, class hall"]
     with pytest.raises(GeoslaveError, match="another architecture"):
         train(_config(tiles, start_from="kiln-s2"))

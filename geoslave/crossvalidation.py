@@ -235,6 +235,8 @@ def _searched(whole: CrossValidation, reading: Any) -> Searched:
         grounds.append(ground)
         scenes += [SceneOnDisk(by_id[name], name, fold.region) for name in ground["scene_id"]]
     found = merge_overlapping(combine(tables), whole.config.sought)
+    if found.empty:
+        found = found.assign(region=pd.Series(dtype=object))
     footprints = gpd.GeoDataFrame(pd.concat(grounds, ignore_index=True), crs=4326)
     name = f"{whole.config.name}, each region held out"
     return Searched(found, footprints, tuple(scenes), reading, name, rules_for(whole.config.sought))

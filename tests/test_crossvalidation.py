@@ -161,7 +161,7 @@ def test_the_answer_ends_in_the_steps_that_follow_and_they_work(
     monkeypatch.chdir(tmp_path)
     status, printed, err = run("crossvalidate", recipe, "--out", "cv")
     assert status == 0, err
-    assert "12 of 13 sites found, 6 false alarms" in printed and "F1 at the other regions' best" in printed
+    assert "12 of 13 sites found, 6 false alarms" in printed and "F1 at the others' best" in printed
     steps = [line.split()[1:] for line in printed.splitlines() if line.startswith("  geoslave ")]
     assert [step[0] for step in steps] == ["train", "calibrate"]
     write_network(Path(steps[0][steps[0].index("--out") + 1]), load_config(recipe))

@@ -79,6 +79,12 @@ def _remarks(whole: CrossValidation) -> None:
             f"{whole.n_without} scenes have no label that tells their region: every network learns from them, and "
             "none is measured there"
         )
+    calibration = whole.config.publication.confidence.calibration
+    if calibration is not None and calibration.n:
+        note(
+            f"the recipe's confidence is calibrated already, on {calibration.data}: if that was these regions, figures "
+            "at its operating confidence flatter a little, and calibrating with them again counts them twice"
+        )
     if whole.config.start_from:
         note("every network starts from the same weights (start_from): what those have seen is not held out")
 
@@ -118,9 +124,7 @@ def _table(facts: dict[str, Any]) -> list[str]:
     other = facts["threshold_from_other_regions"]
     rows = [(region, own, other["by"][region]) for region, own in facts["by"]["region"].items()]
     at_operating = f"F1 at {facts['min_confidence']:.2f}"
-    lines = [
-        f"  {'region':<22} {'sites':>5}  {'average precision':<20} {at_operating:<20} F1 at the other regions' best"
-    ]
+    lines = [f"  {'region':<22} {'sites':>5}  {'average precision':<20} {at_operating:<20} F1 at the others' best"]
     for region, own, elsewhere in [*rows, ("all", facts, other)]:
         at = "" if elsewhere.get("threshold") is None else f" ({elsewhere['threshold']:.2f})"
         cells = [shown(own, "average_precision", 2), shown(own, "f1", 2), shown(elsewhere, "f1", 2)]

@@ -110,6 +110,7 @@ def train(
     start = checkpoints.steps_done(saved) if saved else 0
     with drawn_ahead(data, config, start, sorted(mine_at), in_turns=device.type == "cpu") as draw:
         state = _begin(config, device, saved, tell)
+        follow = _Follower(state.average, state.network)
         if state.weight is not None:
             draw.reweigh(state.weight)
         began = time.monotonic() - state.seconds
@@ -125,7 +126,7 @@ def train(
                 with _memory_suffices(config, step):
                     figures = _step(state, draw(step), rate, config, device)
                 _refuse_no_number(figures["loss"], step, config)
-                _follow(state.average, state.network, min(config.ema, (1 + step) / (10 + step)))
+                follow(min(config.ema, (1 + step) / (10 + step)))
                 state.step, state.seconds = step + 1, time.monotonic() - began
                 state.losses.append(figures["loss"])
                 seen: dict[str, float | None] = {}
@@ -173,7 +174,10 @@ def _begin(config: TrainConfig, device: torch.device, saved: Path | None, tell: 
         add_chip_head(network, len(config.class_names))
     network = network.to(device, memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(_weight_groups(network, config.weight_decay), lr=config.learning_rate)
+    # one pass over the weights; on the processor since torch 2.4
+    fused = device.type == "cuda" or torch.__version__ >= "2.4"
+    groups = _weight_groups(network, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
     state = TrainState(network, average, optimizer, started_from)
     if saved is not None:
         load_checkpoint(saved, state, config.digest())
@@ -268,7 +272,7 @@ def _step(state: TrainState, batch: Batch, rate: float, config: TrainConfig, dev
         loss = batch_loss(logits.float(), truth, valid, weak, config, state.network.chip_head)
         (loss.total / config.accumulate).backward()
         sums += torch.stack([loss.total, loss.pixels, loss.chips]).detach().cpu() / config.accumulate
-    nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
+    nn.utils.clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], 5.0)
     state.optimizer.step()
     return dict(zip(("loss", "loss_pixels", "loss_chips"), sums.tolist(), strict=True))
 
@@ -288,20 +292,25 @@ def _schedule(step: int, config: TrainConfig) -> float:
     return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
 
 
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
-    """Move averaged weights and norm statistics toward the network's."""
-    pairs = list(zip(_tensors(average), _tensors(network), strict=True))
-    floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
-    # all at once: a call for each of some hundred tensors would cost as much as a chip
-    torch._foreach_lerp_([ours for ours, _ in floating], [theirs for _, theirs in floating], 1 - keep)
-    for ours, theirs in pairs:
-        if not ours.dtype.is_floating_point:
+class _Follower:
+    """Moves averaged weights and norm statistics toward a network's."""
+
+    def __init__(self, average: nn.Module, network: nn.Module) -> None:
+        # gathered once: walking through the modules would cost as much as the averaging
+        pairs = list(zip(_tensors(average), _tensors(network), strict=True))
+        floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        self._ours, self._theirs = [ours for ours, _ in floating], [theirs for _, theirs in floating]
+        self._counters = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+
+    @torch.no_grad()
+    def __call__(self, keep: float) -> None:
+        torch._foreach_lerp_(self._ours, self._theirs, 1 - keep)
+        for ours, theirs in self._counters:
             ours.copy_(theirs)
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Weights and statistics in an order that a copy of the module has too; state_dict() is slower."""
+    """Weights and statistics in an order that a copy of the module has too."""
     yield from module.parameters()
     yield from module.buffers()
 

@@ -187,7 +187,13 @@ def look(fold: Fold, progress: Progress = lambda *_: None) -> int:
     scenes = [SceneOnDisk(path, "", fold.region) for path in paths]
     with scratch_folder(fold.detections) as work:
         found, results = detect_scenes(
-            paths, package, network, fold.detections, request, scores=work / "scores", progress=progress
+            paths,
+            package,
+            network,
+            fold.detections,
+            request,
+            scores=work / "scores",
+            progress=_by_scene(fold, progress),
         )
         _, ground = looked_at(scenes, results, work / "scores")
     with atomic_file(fold.searched, overwrite=True) as draft:
@@ -215,6 +221,20 @@ def sum_up(whole: CrossValidation) -> Report:
     write_report(report, whole.folder / REPORT, overwrite=True)
     _write_state(whole, complete=True)
     return report
+
+
+def _by_scene(fold: Fold, progress: Progress) -> Progress:
+    """Scenes done rather than a bar for each, where there are several."""
+    n, done = len(fold.scenes), 0
+    if n == 1:
+        return progress
+
+    def step(stage: str, part: int, of: int) -> None:
+        nonlocal done
+        done += stage.endswith("outlining") and part == of
+        progress(f"looking at {fold.region}", done, n)
+
+    return step
 
 
 # ---------------------------------------------------------------- figures

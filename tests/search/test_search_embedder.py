@@ -62,7 +62,7 @@ def test_the_encoder_is_taken_stage_by_stage_without_the_way_up() -> None:
     sides = [stage.shape[2] for stage in stages]
     assert sides == sorted(sides, reverse=True)
     assert len(set(sides)) == len(sides) >= 3
-    assert sides[-1] == 4
+    assert sides[-1] == 8  # of 64 pixels, enlarged twice
     assert all(stage.shape[1] > 4 for stage in stages)
 
 

@@ -116,8 +116,8 @@ def notebooks() -> list[Path]:
 
 
 def models() -> list[Path]:
-    """Folders of the models that ship."""
-    return sorted(path.parent for path in (ROOT / "data/models").glob("*/model.json"))
+    """Folders of the models and the embedder that ship."""
+    return sorted(path.parent for path in (ROOT / "data/models").glob("*/README.md"))
 
 
 def undocumented() -> list[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--scenes", "scenes", type=PATH, multiple=True, metavar="FILE", help="Rasters, where there is no region.")
 @click.option("--out", type=PATH, help="Folder of the index.  [default: search in the region's folder]")
 @click.option("--embedder", metavar="MODEL", help="What sees the chips: imagenet-lite0, a model, a folder with "
-              "embedder.json, or plain (colours and texture, no network: twice as fast).  "
+              "embedder.json, or plain (colours and texture, no network: three times as fast).  "
               "[default: the one that a finished index was made with, else imagenet-lite0]")  # fmt: skip
 @click.option("--target", help="What will be sought: chips are cut to its size.")
 @click.option(

@@ -423,6 +423,11 @@ def _find(name_or_folder: str | Path) -> Path:
     for folder in model_folders():
         if len(asked.parts) == 1 and (folder / asked / "model.json").is_file():
             return folder / asked
+        if len(asked.parts) == 1 and (folder / asked / "embedder.json").is_file():
+            raise ModelError(
+                f"'{asked}' is an embedder: it sees chips for  geoslave search index --embedder {asked}  and finds no "
+                "sites by itself; models that do:  geoslave models list"
+            )
     names = ", ".join(path.name for path in list_packages()) or "none"
     if asked.exists():
         raise ModelError(f"{asked} is no model package: it holds no model.json; models known by name: {names}")

@@ -140,3 +140,8 @@ def test_a_network_whose_scores_are_not_numbers_fails(model: Path) -> None:
     assert checks["ONNX"].passed is False
     assert checks["MLM v1.5.2"].passed is False and "properties.bands" in checks["MLM v1.5.2"].detail
     assert checks["torch"].passed is None
+
+
+def test_an_embedder_by_name_is_no_model_and_says_what_it_is_for() -> None:
+    with pytest.raises(ModelError, match="is an embedder: it sees chips for  geoslave search index"):
+        open_package("imagenet-lite0")

@@ -88,7 +88,7 @@ def review(
 @click.option(
     "--start-from",
     metavar="MODEL",
-    help="Weights to start from: a model, imagenet, or none.  [default: the target's; kiln-s2 for fish camps]",
+    help="Weights to start from: a model, imagenet, or none.  [default: the target's; imagenet for fish camps]",
 )
 @click.option(
     "--steps", type=click.IntRange(1, 1_000_000), help="Steps of training.  [default: the target's, else 400]"

@@ -513,12 +513,12 @@ def ranked(
 
 
 def _candidates(index: ChipIndex, ranker: Ranker, limit: int | None, seen: int) -> NDArray[np.int64]:
-    """Rows [n], ascending, among which the likeliest are: all, or those the graph of neighbours gives.
+    """Rows [n], ascending, among which the likeliest are: all, or as many as lie nearest to the ranker's direction.
 
-    Vectors have length one, so the likeliest are those nearest to the ranker's direction.
+    Vectors have length one, so that these lie farthest along it. A score in full costs a product with every known chip.
     """
     wanted = 10 * (limit or len(index)) + seen + 200
-    if not index.has_graph or wanted >= len(index):
+    if wanted >= len(index):
         return np.arange(len(index))
     return np.sort(index.nearest(ranker.weights, wanted)[0])
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve
 
 from geoslave.search import SearchError
 
@@ -348,7 +347,8 @@ def _kernel_ridge(
     bias = float(weight @ target / weight.sum())
     kernel = _likeness(x, x)
     kernel[np.diag_indices_from(kernel)] += (_RIDGE / np.maximum(weight, 1e-9)).astype(np.float32)
-    return solve(kernel, (target - bias).astype(np.float32), assume_a="pos", overwrite_a=True), bias
+    # numpy, not scipy: the two keep threads of their own, which wait for each other longer than this takes
+    return np.linalg.solve(kernel, (target - bias).astype(np.float32)), bias
 
 
 def _likeness(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:

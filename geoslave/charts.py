@@ -368,21 +368,32 @@ def _draw_numbers(axes: Any, series: Mapping[str, Sequence[ReliabilityBin]]) -> 
 
 def _fits(b: ReliabilityBin) -> bool:
     """The bin is wide enough to hold its number."""
-    return b.high - b.low >= 0.011 * len(f"{b.n:,}") + 0.004
+    return b.high - b.low >= 0.0135 * len(f"{b.n:,}") + 0.004
 
 
 def _draw_beside(axes: Any, bins: Sequence[ReliabilityBin], top: float) -> None:
     """The numbers of narrow bins above the strip, moved apart until they can be read."""
+    if not bins:
+        return
     middle = [(b.low + b.high) / 2 for b in bins]
+    width = 0.013 * max(len(f"{b.n:,}") for b in bins) + 0.008
+    for b, x, at in zip(bins, moved_apart(middle, width, most=1.02 - width / 2), middle, strict=True):
+        axes.plot((at, x), (top, top + 0.1), color=GREY, linewidth=0.8, clip_on=False)
+        axes.text(x, top + 0.11, f"{b.n:,}", ha="center", va="bottom", fontsize=9.5)
+
+
+def moved_apart(middle: Sequence[float], width: float, most: float) -> list[float]:
+    """Places for labels of one width near to their rising middles: none over another, none beyond `most`."""
     place = list(middle)
     for _ in range(100):
         for k in range(len(place) - 1):
-            lacking = 0.013 * max(len(f"{b.n:,}") for b in bins) + 0.008 - (place[k + 1] - place[k])
+            lacking = width - (place[k + 1] - place[k])
             if lacking > 0:
                 place[k], place[k + 1] = place[k] - lacking / 2, place[k + 1] + lacking / 2
-    for b, x, at in zip(bins, place, middle, strict=True):
-        axes.plot((at, x), (top, top + 0.1), color=GREY, linewidth=0.8, clip_on=False)
-        axes.text(x, top + 0.11, f"{b.n:,}", ha="center", va="bottom", fontsize=9.5)
+    for k in reversed(range(len(place))):  # what still stands too near, or beyond the border, makes room to the left
+        place[k] = min(place[k], most)
+        most = place[k] - width
+    return place
 
 
 def _lane(name: str, bins: Sequence[ReliabilityBin]) -> str:

@@ -13,6 +13,18 @@ from safetensors.numpy import save_file
 from geoslave.imagery.scaling import Scaling
 from geoslave.model.package import Confidence, ModelSpec, Thresholds, describe
 
+SMALL_RECIPE: dict[str, Any] = {
+    "name": "small",
+    "architecture": {"encoder": "tu-regnetx_002", "encoder_depth": 3, "decoder_channels": [16, 8], "upsample": 2},
+    "rendered": {"count": 1, "size": 64, "sites": 2, "lookalikes": 1},
+    "batch": 4,
+    "chip": 32,
+    "warm_up": 2,
+    "steps": 4,
+    "threads": 1,
+}
+"""A training of seconds, without the scenes it learns from."""
+
 
 def bright_spec(**changes: Any) -> ModelSpec:
     """The description of the model below."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from geoslave.charts import Curve, OperatingPoint, draw_precision_recall, draw_reliability
+from geoslave.charts import Curve, OperatingPoint, draw_precision_recall, draw_reliability, moved_apart
 from geoslave.detections.reliability import reliability
 from geoslave.errors import MissingExtra, OutputError
 
@@ -44,6 +47,13 @@ def test_nothing_to_draw_is_a_chart_that_says_so(tmp_path: Path) -> None:
     draw_precision_recall(tmp_path / "pr.png", {"a": Curve([], [])})
     draw_reliability(tmp_path / "r.png", {"a": ()})
     assert len(colours(tmp_path / "pr.png")) > 2 and len(colours(tmp_path / "r.png")) > 2
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_labels_of_narrow_bins_stand_apart_and_inside(middles: list[float]) -> None:
+    places = moved_apart(sorted(middles), 0.08, most=0.98)
+    assert max(places) <= 0.98
+    assert all(right - left >= 0.08 - 1e-9 for left, right in pairwise(places))
 
 
 def test_a_chart_that_is_there_stays(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Names = NDArray[np.object_]
 _OF_THE_GROUND = ("n_sites", "counted_area_km2", "n_blocks")
+"""Figures that are there without a threshold."""
 
 
 def thresholds_elsewhere(
@@ -106,9 +107,7 @@ def _at_threshold(facts: Mapping[str, Any], defined: bool) -> dict[str, Any]:
     told = {name: value for name, value in facts.items() if not name.startswith("average_precision")}
     if defined:
         return told
-    return {
-        name: value if name in ("n_sites", "counted_area_km2", "n_blocks") else None for name, value in told.items()
-    }
+    return {name: value if name in _OF_THE_GROUND else None for name, value in told.items()}
 
 
 def _or_infinity(threshold: float | None) -> float:

@@ -53,6 +53,8 @@ FORMAT = 3
 FILES = ("model.json", "model.safetensors", "model.onnx", "README.md", GATE_FILE)
 PICTURES = (".png", ".jpg")
 """Endings of the pictures a card may show; they lie beside it."""
+EMBEDDER = "embedder.json"
+"""Describes a folder that holds an encoder for searches (`geoslave.search.embedder`), and no model."""
 
 
 class _Frozen(BaseModel):
@@ -423,7 +425,7 @@ def _find(name_or_folder: str | Path) -> Path:
     for folder in model_folders():
         if len(asked.parts) == 1 and (folder / asked / "model.json").is_file():
             return folder / asked
-        if len(asked.parts) == 1 and (folder / asked / "embedder.json").is_file():
+        if len(asked.parts) == 1 and (folder / asked / EMBEDDER).is_file():
             raise ModelError(
                 f"'{asked}' is an embedder: it sees chips for  geoslave search index --embedder {asked}  and finds no "
                 "sites by itself; models that do:  geoslave models list"

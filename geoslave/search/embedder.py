@@ -29,7 +29,7 @@ from geoslave.errors import ModelError
 from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Scaling, scale
 from geoslave.model.encoder import Encoder
-from geoslave.model.package import model_folders, open_package
+from geoslave.model.package import EMBEDDER, model_folders, open_package
 from geoslave.search.texture import texture
 
 LONGEST = 512
@@ -51,7 +51,6 @@ DEFAULT = "imagenet-lite0"
 """Name of the embedder that found most of what was tried."""
 _FARTHEST = 6.0
 """Standard deviations beyond which a number says no more."""
-_DESCRIPTION = "embedder.json"
 
 
 class EmbedderSpec(BaseModel):
@@ -159,7 +158,7 @@ def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Emb
     folder = Path(name_or_folder)
     places = [folder] if len(folder.parts) != 1 else [folder, *(place / folder for place in model_folders())]
     for place in places:
-        if (place / _DESCRIPTION).is_file():
+        if (place / EMBEDDER).is_file():
             return _described(place, threads)
     package = open_package(name_or_folder)
     spec = package.spec
@@ -291,7 +290,7 @@ def _strongest(stage: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
 
 
 def _described(folder: Path, threads: int | None) -> OnnxEmbedder:
-    path = folder / _DESCRIPTION
+    path = folder / EMBEDDER
     try:
         spec = EmbedderSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -300,7 +299,7 @@ def _described(folder: Path, threads: int | None) -> OnnxEmbedder:
         raise ModelError(f"{path} is not valid ({cause}): it needs name, bands, gsd_m and scaling") from error
     onnx = folder / "model.onnx"
     if not onnx.is_file():
-        raise ModelError(f"{onnx} is missing: an embedder is a folder with {_DESCRIPTION} and model.onnx")
+        raise ModelError(f"{onnx} is missing: an embedder is a folder with {EMBEDDER} and model.onnx")
     return OnnxEmbedder(spec, onnx, _checksum(spec, onnx), threads)
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 from geoslave import crossvalidation
 from geoslave.labels.synthetic import render_scene
 from geoslave.model.package import open_package
+from tests.factories import SMALL_RECIPE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -38,15 +39,8 @@ def recipe(tmp_path: Path) -> Path:
     gpd.GeoDataFrame(pd.concat(tables), crs="EPSG:32645").to_crs(4326).to_file(tmp_path / "sites.geojson")
     labelled = {"scenes": str(tmp_path / "scenes"), "labels": str(tmp_path / "sites.geojson")}
     settings = {
-        "name": "small",
-        "architecture": {"encoder": "tu-regnetx_002", "encoder_depth": 3, "decoder_channels": [16, 8], "upsample": 2},
+        **SMALL_RECIPE,
         "scenes": [{**labelled, "region_column": "region"}],
-        "rendered": {"count": 1, "size": 64, "sites": 2, "lookalikes": 1},
-        "batch": 4,
-        "chip": 32,
-        "warm_up": 2,
-        "steps": 4,
-        "threads": 1,
         "workers": 0,
         "checkpoint_every": 2,
         "publication": {"metrics": {"f1": 0.99}, "card": "Finds everything."},

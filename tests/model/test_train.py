@@ -20,17 +20,7 @@ from geoslave.model.losses import segmentation_loss  # noqa: E402
 from geoslave.model.recipe import Loss, Rendered, TrainConfig, load_config  # noqa: E402
 from geoslave.model.train import Progress, train  # noqa: E402
 from geoslave.model.trainingdata import load_data  # noqa: E402
-
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "architecture": {"encoder": "tu-regnetx_002", "encoder_depth": 3, "decoder_channels": [16, 8], "upsample": 2},
-    "rendered": {"count": 1, "size": 64, "sites": 2, "lookalikes": 1},
-    "batch": 4,
-    "chip": 32,
-    "warm_up": 2,
-    "steps": 4,
-    "threads": 1,
-}
+from tests.factories import SMALL_RECIPE  # noqa: E402
 
 
 @pytest.fixture
@@ -56,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def _config(folder: Path, **changes: Any) -> TrainConfig:
     scenes = {"scenes": str(folder), "labels": str(folder / "sites.geojson"), "region_column": "region"}
     pool = {"chips": str(folder / "chips.npz"), "table": str(folder / "chips.csv"), "where": {"label": 0}}
-    return TrainConfig.model_validate({**SMALL, "scenes": [scenes], "backgrounds": [pool], **changes})
+    return TrainConfig.model_validate({**SMALL_RECIPE, "scenes": [scenes], "backgrounds": [pool], **changes})
 
 
 def test_same_seed_same_weights(folder: Path) -> None:

@@ -23,6 +23,7 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_KIND = _OF_NODES = (1, 2, 4)
 _SHAPELESS = frozenset(
     ("Constant", "Shape", "Gather", "Unsqueeze", "Squeeze", "Cast", "Slice", "Split", "ConstantOfShape", "Range")
 )
+_PROCESSOR = Path("/proc/cpuinfo")
 _PROBE = 64
 """Sides of the picture that the stages are found with."""
 
@@ -92,8 +93,18 @@ class Encoder:
             options.intra_op_num_threads = self._threads
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if _overflows():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 4
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _overflows() -> bool:
+    """Whether the quick way to add up products of eight bits may overflow here: in processors without VNNI."""
+    try:
+        return "vnni" not in _PROCESSOR.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux: the slow way is right everywhere
+        return True
 
 
 def _ends_of_stages(nodes: Sequence[_Node], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

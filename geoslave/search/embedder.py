@@ -8,14 +8,16 @@ sooner (docs/search.md). Colours and texture alone are the embedder `plain`, in 
 
 Any ONNX graph can be the encoder: a folder with `model.onnx` and `embedder.json`, which says in a model
 package's words what the graph takes: {"name", "version", "bands", "gsd_m", "scaling", "stride"}; with "side" chips
-of any size are brought to that many pixels first.
+of any size are brought to that many pixels first; with "core" too, the graph takes larger pictures and gives a vector
+for each window of `side` pixels, `core` apart. Chips of an index overlap: so nothing is computed twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +25,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.ndimage import uniform_filter
 
 from geoslave.errors import ModelError
 from geoslave.imagery.raster import Raster
@@ -31,15 +32,24 @@ from geoslave.imagery.scaling import Scaling, scale
 from geoslave.model.encoder import Encoder
 from geoslave.model.package import EMBEDDER, model_folders, open_package
 from geoslave.search.texture import texture
+from geoslave.search.windows import Lattice, alone, box_means, boxes, percentiles
 
 LONGEST = 512
 """Numbers in a vector, at most."""
-FORMAT = 3
+FORMAT = 4
 """Changes when the same chip would get another vector."""
 PERCENTILES = (2, 10, 25, 50, 75, 90, 98)
 _EXTREMES = (0, 1, 5, 50, 95, 99, 100)
 _SURROUNDINGS = ((1, 5), (3, 9), (7, 21))
 """Sides of a square and of the larger one around it, in pixels."""
+RIM = max(outer for _, outer in _SURROUNDINGS) // 2
+"""Pixels around a chip that have a part in its contrasts; mirrored where they are not there."""
+_SEEN_AROUND = 2
+"""Steps of the chips' lattice around a picture that a graph sees too: from there on its edge hardly shows."""
+_BATCH = 16
+"""Chips at once: more fall out of a processor's cache."""
+_TILE = 8
+"""Chips along a side of what colours and texture are computed for at once."""
 _BANDS_IN_FULL = 4
 _OF_SEGMENTATION = 0.15
 """Emphasis of an encoder that learned one kind of site: of other kinds colours and texture know more."""
@@ -68,6 +78,9 @@ class EmbedderSpec(BaseModel):
     """Sides of chips are multiples of it."""
     side: int | None = Field(default=None, ge=8, le=512, exclude_if=lambda value: value is None)
     """Sides that the graph wants chips enlarged (or shrunk) to, in pixels. None: as they are."""
+    core: int | None = Field(default=None, ge=1, le=512, exclude_if=lambda value: value is None)
+    """Step from window to window of `side` pixels, where the graph gives a vector for each of them [n, window, number],
+    row by row. None: it gives one for each picture."""
     emphasis: float = Field(default=1.0, gt=0)
     """Weight of what the graph sees beside the chips' colours and texture."""
     licence: str = "not stated"
@@ -101,6 +114,20 @@ class Embedder(Protocol):
         """
         ...
 
+    def rim(self, lattice: Lattice) -> int:
+        """Pixels around all windows that have a part in what `windows` sees."""
+        ...
+
+    def windows(
+        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Raw vectors [n, dimensions] of the wanted [n] windows of a picture [band, y, x] with its rim, valid [y, x].
+
+        Not quite those of the chips by themselves: what lies around a chip is seen too, not an edge. So an index
+        holds vectors of one kind.
+        """
+        ...
+
 
 class PlainEmbedder:
     """Colours and texture alone: no network."""
@@ -112,7 +139,15 @@ class PlainEmbedder:
         self.dimensions = len(self.emphasis)
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return plain(scaled, valid)
+        return _plain_of_chips(scaled, valid)
+
+    def rim(self, lattice: Lattice) -> int:
+        return RIM
+
+    def windows(
+        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        return _plain_of_windows(scaled, valid, lattice, wanted, RIM)
 
 
 class OnnxEmbedder:
@@ -125,13 +160,62 @@ class OnnxEmbedder:
         side = spec.side or 2 * spec.stride
         probe = self._deep(np.zeros((1, len(spec.bands), side, side), np.float32), np.ones((1, side, side), bool))
         beside = _emphasis(len(spec.bands))
+        self._deep_seen = probe.shape[1]
         self._deep_kept = min(probe.shape[1], LONGEST - len(beside))
         self.dimensions = self._deep_kept + len(beside)
         self.emphasis = np.concatenate([_share(spec.emphasis, self._deep_kept), beside])
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        deep = self._deep(scaled, valid)[:, : self._deep_kept]
-        return np.concatenate([deep, plain(scaled, valid)], axis=1)
+        parts = range(0, len(scaled), _BATCH)
+        deep = [self._deep(scaled[at : at + _BATCH], valid[at : at + _BATCH])[:, : self._deep_kept] for at in parts]
+        return np.concatenate([np.concatenate(deep), _plain_of_chips(scaled, valid)], axis=1)
+
+    def rim(self, lattice: Lattice) -> int:
+        return max(RIM, _SEEN_AROUND * lattice.step) if self._at_once(lattice) else RIM
+
+    def windows(
+        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        rim = self.rim(lattice)
+        deep = (self._windows_at_once if self._at_once(lattice) else self._one_by_one)(scaled, valid, lattice, wanted)
+        return np.concatenate(
+            [deep[:, : self._deep_kept], _plain_of_windows(scaled, valid, lattice, wanted, rim)], axis=1
+        )
+
+    def _at_once(self, lattice: Lattice) -> bool:
+        """Whether chips stand to each other as the graph's own windows do."""
+        core, side = self.spec.core, self.spec.side
+        return core is not None and side is not None and lattice.side * core == lattice.step * side
+
+    def _windows_at_once(
+        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        step, around = lattice.step, _SEEN_AROUND
+        off = self.rim(lattice) - around * step
+        picture = _filled(scaled, valid, step)
+        unit = math.gcd(lattice.side, step)
+        becomes = unit * (self.spec.side or 1) // lattice.side
+        grid = np.zeros((lattice.rows, lattice.cols, self._deep_seen), np.float32)
+        for rows, cols in boxes(_marked(lattice, wanted), around):
+            some = lattice.cut(rows, cols)
+            top, left = (off + part.start * step for part in (rows, cols))
+            down, across = (side + 2 * around * step for side in some.shape)
+            found = self._encoder(_resized(picture[:, top : top + down, left : left + across], unit, becomes)[None])[0]
+            windows = found[0, :, :, 0].T.reshape(some.rows + 2 * around, some.cols + 2 * around, -1)
+            grid[rows, cols] = windows[around : around + some.rows, around : around + some.cols]
+        return grid.reshape(lattice.rows * lattice.cols, -1)[wanted]
+
+    def _one_by_one(
+        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        found = []
+        for start in range(0, len(wanted), _BATCH):
+            corners = [(RIM + lattice.step * (at // lattice.cols), RIM + lattice.step * (at % lattice.cols))
+                       for at in wanted[start : start + _BATCH]]  # fmt: skip
+            places = [(slice(y, y + lattice.side), slice(x, x + lattice.side)) for y, x in corners]
+            chips, seen = np.stack([scaled[:, *at] for at in places]), np.stack([valid[at] for at in places])
+            found.append(self._deep(chips, seen))
+        return np.concatenate(found)
 
     def _deep(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """[n, feature] of the encoder: the strongest answer of each channel of each stage, deepest first."""
@@ -197,50 +281,135 @@ def brought_to(side: int, scaled: NDArray[np.float32], valid: NDArray[np.bool_])
     return np.asarray(_cubic(rows, side) @ scaled @ _cubic(cols, side).T, np.float32)
 
 
+def _resized(picture: NDArray[np.float32], unit: int, becomes: int) -> NDArray[np.float32]:
+    """A picture [band, y, x] whose sides are multiples of a unit, cubic: each unit becomes so many pixels.
+
+    Unit by unit, for a product with all weights at once would be mostly with zeros.
+    """
+    rim = math.ceil(2 * max(unit / becomes, 1))
+    weights = _cubic(unit, becomes, rim)
+    padded = np.pad(picture, ((0, 0), (rim, rim), (rim, rim)), mode="edge")
+    bands, rows = padded.shape[:2]
+    across = np.lib.stride_tricks.sliding_window_view(padded, unit + 2 * rim, axis=2)[:, :, ::unit]
+    wide = across.transpose(0, 2, 1, 3) @ weights.T  # [band, unit, y, x]
+    wide = wide.transpose(0, 2, 1, 3).reshape(bands, rows, -1)
+    down = np.lib.stride_tricks.sliding_window_view(wide, unit + 2 * rim, axis=1)[:, ::unit]
+    return np.asarray(weights @ down.transpose(0, 1, 3, 2), np.float32).reshape(bands, -1, wide.shape[2])
+
+
+def _filled(scaled: NDArray[np.float32], valid: NDArray[np.bool_], step: int) -> NDArray[np.float32]:
+    """A picture [band, y, x] whose pixels that are not valid become the mean of what is valid not far from them."""
+    if valid.all():
+        return scaled
+    rows, cols = valid.shape
+    cells = (-(-rows // step), -(-cols // step))
+    more = ((0, 0), (0, cells[0] * step - rows), (0, cells[1] * step - cols))
+    sums = np.pad(np.concatenate([scaled * valid, valid[None].astype(np.float32)]), more)
+    sums = sums.reshape(len(sums), cells[0], step, cells[1], step).sum(axis=(2, 4))
+    around = np.pad(sums, ((0, 0), (1, 1), (1, 1)))
+    near = np.sum([around[:, y : y + cells[0], x : x + cells[1]] for y in range(3) for x in range(3)], axis=0)
+    total = sums.sum(axis=(1, 2), keepdims=True)
+    near = np.where(near[-1:] > 0, near, total)
+    means = (near[:-1] / np.maximum(near[-1:], 1)).repeat(step, axis=1).repeat(step, axis=2)[:, :rows, :cols]
+    return np.where(valid, scaled, means).astype(np.float32)
+
+
 @lru_cache(maxsize=16)
-def _cubic(before: int, after: int) -> NDArray[np.float32]:
-    """[after, before] weights of cubic convolution (Keys 1981, a = -0.5), widened where pixels become fewer."""
+def _cubic(before: int, after: int, rim: int = 0) -> NDArray[np.float32]:
+    """[after, rim + before + rim] weights of cubic convolution (Keys 1981, a = -0.5), wider where it shrinks."""
     step = before / after
     width = max(step, 1.0)
     middle = (np.arange(after)[:, None] + 0.5) * step - 0.5
-    x = np.abs(np.arange(before)[None] - middle) / width
+    x = np.abs(np.arange(-rim, before + rim)[None] - middle) / width
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def plain(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """[n, feature] of chips [n, band, y, x] that needs no network: `look`, then `texture`."""
+def _plain_of_chips(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    parts = [slice(at, at + _BATCH) for at in range(0, len(scaled), _BATCH)]
+    return np.concatenate([plain(scaled[part], valid[part]) for part in parts])
+
+
+def _plain_of_windows(
+    scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp], rim: int
+) -> NDArray[np.float32]:
+    """[n, feature] of the wanted windows of a picture [band, y, x] with a rim: by tiles, for a processor's cache."""
+    numbers = np.zeros((lattice.rows, lattice.cols, len(_emphasis(len(scaled)))), np.float32)
+    asked = _marked(lattice, wanted)
+    for rows, cols in lattice.tiles(_TILE):
+        if not asked[rows, cols].any():
+            continue
+        some = lattice.cut(rows, cols)
+        top, left = (rim - RIM + part.start * lattice.step for part in (rows, cols))
+        place = (slice(top, top + some.shape[0] + 2 * RIM), slice(left, left + some.shape[1] + 2 * RIM))
+        found = plain(scaled[None, :, *place], valid[None, *place], some, RIM)
+        numbers[rows, cols] = found.reshape(some.rows, some.cols, -1)
+    return numbers.reshape(lattice.rows * lattice.cols, -1)[wanted]
+
+
+def _marked(lattice: Lattice, wanted: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[row, col] of a lattice: which windows are wanted."""
+    marked = np.zeros(lattice.rows * lattice.cols, bool)
+    marked[wanted] = True
+    return marked.reshape(lattice.rows, lattice.cols)
+
+
+def plain(
+    scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice | None = None, rim: int = 0
+) -> NDArray[np.float32]:
+    """[window, feature] of pictures [n, band, y, x] that needs no network: `look`, then `texture`.
+
+    Args:
+        lattice: the windows of a picture; None: it is one chip.
+        rim: pixels of each picture around all its windows.
+    """
+    rows, cols = scaled.shape[2] - rim, scaled.shape[3] - rim
     display = np.maximum((scaled + 1) / 2, 0)
-    return np.concatenate([look(scaled, valid), *texture(display, valid)], axis=1)
+    inner = texture(display[:, :, rim:rows, rim:cols], valid[:, rim:rows, rim:cols], lattice)
+    return np.concatenate([look(scaled, valid, lattice, rim), *inner], axis=1)
 
 
-def look(scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Colour and texture [n, feature] of chips [n, band, y, x].
+def look(
+    scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice | None = None, rim: int = 0
+) -> NDArray[np.float32]:
+    """Colour and texture [window, feature] of pictures [n, band, y, x].
 
     Percentiles of each band, of its share of all bands, of brightness and of local change; and of what is
     brighter or of another colour than its surroundings, at three sizes: a small site in a large chip shows in
     these alone. Of more than four bands only the bands themselves, the change and the brightness' contrast.
     """
+    lattice = lattice or alone(scaled.shape[-1])
+    rows, cols = scaled.shape[2] - rim, scaled.shape[3] - rim
+    seen = None if valid.all() else valid[:, rim:rows, rim:cols]
     display = np.maximum((scaled + 1) / 2, 0)
     few = scaled.shape[1] <= _BANDS_IN_FULL
     brightness = display.mean(axis=1, keepdims=True)
-    shares = display / (display.sum(axis=1, keepdims=True) + 0.15)
+    shares = display / (display.sum(axis=1, keepdims=True) + np.float32(0.15))
     steps = np.abs(np.diff(brightness, axis=2))[..., :-1] + np.abs(np.diff(brightness, axis=3))[:, :, :-1]
     change = np.pad(steps, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
     planes = [display, shares, brightness, change] if few else [display, change]
-    own = _percentiles(np.concatenate(planes, axis=1), valid, PERCENTILES if few else (10, 50, 90))
-    parts = [brightness, shares[:, :3]] if few else [brightness]
-    return np.concatenate([own, _contrast(np.concatenate(parts, axis=1), valid)], axis=1)
-
-
-def _contrast(planes: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """[n, feature] of planes [n, plane, y, x] against their surroundings."""
-    found = []
-    for inner, outer in _SURROUNDINGS:
-        means = [planes if side == 1 else uniform_filter(planes, (0, 0, side, side)) for side in (inner, outer)]
-        found.append(_percentiles(means[0] - means[1], valid, _EXTREMES))
+    own = np.concatenate([plane[:, :, rim:rows, rim:cols] for plane in planes], axis=1)
+    found = [percentiles(own, seen, PERCENTILES if few else (10, 50, 90), lattice)]
+    parts = np.concatenate([brightness, shares[:, :3]] if few else [brightness], axis=1)
+    found += [percentiles(one, seen, _EXTREMES, lattice) for one in _contrasts(parts, rim)]
     return np.concatenate(found, axis=1)
+
+
+def _contrasts(planes: NDArray[np.float32], rim: int) -> Iterator[NDArray[np.float32]]:
+    """Planes [n, plane, y, x] against their surroundings, without the rim; beyond it they are mirrored."""
+    more = max(RIM - rim, 0)
+    less = max(rim - RIM, 0)
+    wide = planes[:, :, less : planes.shape[2] - less, less : planes.shape[3] - less]
+    if more:
+        wide = np.pad(wide, ((0, 0), (0, 0), (more, more), (more, more)), mode="symmetric")
+    for sides in _SURROUNDINGS:
+        inner, outer = (box_means(_without(wide, RIM - side // 2), side) for side in sides)
+        yield inner - outer
+
+
+def _without(planes: NDArray[np.float32], rim: int) -> NDArray[np.float32]:
+    return planes[:, :, rim : planes.shape[2] - rim, rim : planes.shape[3] - rim]
 
 
 def standardised(
@@ -253,27 +422,6 @@ def standardised(
     alike = np.clip((raw.astype(np.float32) - centre) / spread, -_FARTHEST, _FARTHEST) * emphasis
     length = np.sqrt((alike**2).sum(axis=1, keepdims=True))
     return (alike / np.maximum(length, 1e-9)).astype(np.float32)
-
-
-def _percentiles(
-    planes: NDArray[np.float32], valid: NDArray[np.bool_], percentiles: Sequence[int]
-) -> NDArray[np.float32]:
-    """[n, plane * percentile] of planes [n, plane, y, x] over valid pixels."""
-    n, count = planes.shape[:2]
-    flat = planes.reshape(n, count, -1)
-    whole = valid.reshape(n, -1).all(axis=1)
-    out = np.zeros((n, count, len(percentiles)), np.float32)
-    if whole.any():
-        out[whole] = _by_rank(flat[whole], percentiles)
-    for row in np.flatnonzero(~whole & valid.reshape(n, -1).any(axis=1)):
-        out[row] = _by_rank(flat[row][:, valid[row].ravel()], percentiles)
-    return out.reshape(n, -1)
-
-
-def _by_rank(values: NDArray[np.float32], percentiles: Sequence[int]) -> NDArray[np.float32]:
-    """Nearest-rank percentiles along the last axis, which becomes the percentiles."""
-    ranks = np.rint(np.asarray(percentiles) / 100 * (values.shape[-1] - 1)).astype(int)
-    return np.sort(values, axis=-1)[..., ranks]  # in half the time that np.partition takes for so many ranks
 
 
 def _strongest(stage: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -303,6 +451,7 @@ def _described(folder: Path, threads: int | None) -> OnnxEmbedder:
     return OnnxEmbedder(spec, onnx, _checksum(spec, onnx), threads)
 
 
+@lru_cache(maxsize=16)
 def _emphasis(bands: int) -> NDArray[np.float32]:
     """[feature] weights of the numbers of `plain`."""
     chip, whole = np.zeros((1, bands, 8, 8), np.float32), np.ones((1, 8, 8), bool)

@@ -56,12 +56,12 @@ from geoslave.search import SearchError
 from geoslave.search.embedder import Embedder, open_embedder, standardised
 from geoslave.search.lock import alone
 from geoslave.search.ranking import Background, learn_background
+from geoslave.search.windows import Lattice
 from geoslave.targets import Target, get_target
 
 FORMAT = 1
-PART = 16
+PART = 24
 """Chips along a side of a part: a piece of work that is done, or lost and done again, as one."""
-_BATCH = 64
 _READ_AHEAD = 2
 _SEALED = ("chips.parquet", "vectors.npy")
 """Files whose SHA-256 stands in index.json."""
@@ -569,7 +569,8 @@ class _Opened:
                 self._source = open_input(self._inputs[name], job.on.config, job.spec, job.on.items)
                 self._name = name
             # every chip is as large as the others, those on the edge too: what hangs over is invalid
-            size, margin = self._job.settings.core_px, self._job.settings.margin_px
+            size = self._job.settings.core_px
+            margin = self._job.settings.margin_px + self._job.embedder.rim(_lattice(self._job.settings))
             core = block.core
             rows, cols = (-(-int(side) // size) * size + 2 * margin for side in (core.height, core.width))
             top, left = int(core.row_off) - margin, int(core.col_off) - margin
@@ -586,7 +587,7 @@ def _part(
 ) -> tuple[bytes, int]:
     """(the file of a part, chips embedded)."""
     settings = job.settings
-    side, margin, size = settings.chip_px, settings.margin_px, settings.core_px
+    margin, size = settings.margin_px, settings.core_px
     kept: list[tuple[int, int, float]] = []
     corners: list[tuple[int, int]] = []
     for chip in chips:
@@ -598,17 +599,34 @@ def _part(
             corners.append((top, left))
     scaled = scale(raster.pixels, raster.valid, *record.coefficients, job.spec.scaling.clip)
     vectors = np.zeros((len(kept), job.embedder.dimensions), np.float16)
-    for start in range(0, len(kept), _BATCH):
-        here = corners[start : start + _BATCH]
-        batch = np.stack([scaled[:, y : y + side, x : x + side] for y, x in here])
-        valid = np.stack([raster.valid[y : y + side, x : x + side] for y, x in here])
-        vectors[start : start + _BATCH] = np.clip(job.embedder(batch, valid), -60_000, 60_000)
+    if kept:
+        vectors[:] = np.clip(_embedded(job, scaled, raster.valid, np.array(corners)), -60_000, 60_000)
     table = np.array(kept, np.float64).reshape(-1, 3)
     file = io.BytesIO()
     np.savez(file, cells=table[:, :2].astype(np.int32), valid=table[:, 2].astype(np.float32), vectors=vectors,
              empty=np.int64(len(chips) - len(kept)))  # fmt: skip
     content = file.getvalue()
     return content + hashlib.sha256(content).digest(), len(kept)
+
+
+def _embedded(
+    job: _Job, scaled: NDArray[np.float32], valid: NDArray[np.bool_], corners: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Raw vectors [n, number] of the chips of a block [band, y, x] by their upper left corners [n, 2]."""
+    lattice = _lattice(job.settings)
+    rim, step = job.embedder.rim(lattice), lattice.step
+    first = corners.min(axis=0)
+    cells = (corners - first) // step
+    rows, cols = (int(last) + 1 for last in cells.max(axis=0))
+    lattice = replace(lattice, rows=rows, cols=cols)
+    top, left = (int(at) - rim for at in first)
+    down, across = (side + 2 * rim for side in lattice.shape)
+    place = (slice(top, top + down), slice(left, left + across))
+    return job.embedder.windows(scaled[:, *place], valid[place], lattice, cells[:, 0] * cols + cells[:, 1])
+
+
+def _lattice(settings: Settings) -> Lattice:
+    return Lattice(1, 1, settings.core_px, settings.chip_px)
 
 
 def _is_whole(path: Path) -> bool:

@@ -31,6 +31,7 @@ from geoslave.imagery.raster import Raster
 from geoslave.imagery.scaling import Scaling, scale
 from geoslave.model.encoder import Encoder
 from geoslave.model.package import EMBEDDER, model_folders, open_package
+from geoslave.model.predict import usable_cores
 from geoslave.search.texture import texture
 from geoslave.search.windows import Lattice, alone, box_means, boxes, percentiles
 
@@ -46,6 +47,8 @@ RIM = max(outer for _, outer in _SURROUNDINGS) // 2
 """Pixels around a chip that have a part in its contrasts; mirrored where they are not there."""
 _SEEN_AROUND = 2
 """Steps of the chips' lattice around a picture that a graph sees too: from there on its edge hardly shows."""
+_SIDE_BY_SIDE = 4
+"""Pictures at once, at most: each takes some 300 MB."""
 _BATCH = 16
 """Chips at once: more fall out of a processor's cache."""
 _TILE = 8
@@ -106,6 +109,8 @@ class Embedder(Protocol):
     dimensions: int
     emphasis: NDArray[np.float32]
     """[dimensions] weight of each number once all are brought to one spread."""
+    side_by_side: int
+    """Pictures that may be looked at at once, each by a thread of its own."""
 
     def __call__(self, scaled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Raw vectors [n, dimensions] of chips brought to the network's range [n, band, y, x], valid [n, y, x].
@@ -132,8 +137,9 @@ class Embedder(Protocol):
 class PlainEmbedder:
     """Colours and texture alone: no network."""
 
-    def __init__(self, spec: EmbedderSpec) -> None:
+    def __init__(self, spec: EmbedderSpec, threads: int | None = None) -> None:
         self.spec = spec
+        self.side_by_side = min(threads or usable_cores(), _SIDE_BY_SIDE)
         self.checksum = hashlib.sha256(_stated(spec)).hexdigest()
         self.emphasis = _emphasis(len(spec.bands))
         self.dimensions = len(self.emphasis)
@@ -156,7 +162,9 @@ class OnnxEmbedder:
     def __init__(self, spec: EmbedderSpec, onnx: Path, checksum: str, threads: int | None = None) -> None:
         self.spec = spec
         self.checksum = checksum
-        self._encoder = Encoder(onnx, len(spec.bands), threads)
+        threads = threads or usable_cores()
+        self.side_by_side = min(threads, _SIDE_BY_SIDE)
+        self._encoder = Encoder(onnx, len(spec.bands), threads // self.side_by_side)
         side = spec.side or 2 * spec.stride
         probe = self._deep(np.zeros((1, len(spec.bands), side, side), np.float32), np.ones((1, side, side), bool))
         beside = _emphasis(len(spec.bands))
@@ -238,7 +246,7 @@ def open_embedder(name_or_folder: str | Path, threads: int | None = None) -> Emb
         ModelError: if there is none, or it is damaged.
     """
     if str(name_or_folder) == PLAIN:
-        return PlainEmbedder(_PLAIN_SPEC)
+        return PlainEmbedder(_PLAIN_SPEC, threads)
     folder = Path(name_or_folder)
     places = [folder] if len(folder.parts) != 1 else [folder, *(place / folder for place in model_folders())]
     for place in places:

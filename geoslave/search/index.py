@@ -19,7 +19,9 @@ import hashlib
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -534,13 +536,18 @@ def _embed_parts(job: _Job, step: Step) -> _Times:
         times.reading += time.perf_counter() - start
         return name, record, block, chips, cut
 
+    def embed(one: Any) -> Any:
+        start = time.perf_counter()
+        name, record, block, chips, (raster, origin) = one
+        content, n = _part(job, record, chips, raster, origin)
+        return name, record, block, content, n, time.perf_counter() - start
+
     with gdal_environment():
         try:
             done = times.before
-            for name, record, block, chips, (raster, origin) in ahead(read, todo, _READ_AHEAD):
-                start = time.perf_counter()
-                content, n = _part(job, record, chips, raster, origin)
-                times.embedding += time.perf_counter() - start
+            parts = _side_by_side(embed, ahead(read, todo, _READ_AHEAD), job.embedder.side_by_side)
+            for name, record, block, content, n, seconds in parts:
+                times.embedding += seconds
                 _refuse_replaced(record.stamps)
                 write_whole(job.part(name, block), content)
                 done, times.chips = done + 1, times.chips + n
@@ -549,6 +556,25 @@ def _embed_parts(job: _Job, step: Step) -> _Times:
             opened.close()
     times.wall = time.perf_counter() - began
     return times
+
+
+def _side_by_side(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """`map` in order, by so many threads; no more results wait than there are threads."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 class _Opened:

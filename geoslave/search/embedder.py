@@ -411,13 +411,15 @@ def _contrasts(planes: NDArray[np.float32], rim: int) -> Iterator[NDArray[np.flo
     wide = planes[:, :, less : planes.shape[2] - less, less : planes.shape[3] - less]
     if more:
         wide = np.pad(wide, ((0, 0), (0, 0), (more, more), (more, more)), mode="symmetric")
-    for sides in _SURROUNDINGS:
-        inner, outer = (box_means(_without(wide, RIM - side // 2), side) for side in sides)
-        yield inner - outer
+    for small, large in _SURROUNDINGS:
+        seen = _without(wide, RIM - large // 2)
+        inner = box_means(seen, small)
+        outer = box_means(inner, 3, apart=small) if large == 3 * small else box_means(seen, large)
+        yield _without(inner, (large - small) // 2) - outer
 
 
 def _without(planes: NDArray[np.float32], rim: int) -> NDArray[np.float32]:
-    return planes[:, :, rim : planes.shape[2] - rim, rim : planes.shape[3] - rim]
+    return planes[:, :, rim : planes.shape[2] - rim, rim : planes.shape[3] - rim] if rim else planes
 
 
 def standardised(

@@ -118,10 +118,11 @@ def _covariance(planes: NDArray[np.float32], seen: NDArray[np.bool_] | None, lat
     weight = np.ones_like(planes[:, :1]) if seen is None else seen[:, None].astype(np.float32)
     all_of = (planes * weight).sum(axis=(2, 3), keepdims=True) / np.maximum(weight.sum(axis=(2, 3), keepdims=True), 1)
     apart = (planes - all_of) * weight  # small numbers, whose squares lose little
-    sums = lattice.pooled(np.concatenate([apart, apart[:, one] * apart[:, other], weight], axis=1), np.add)
-    total = np.maximum(sums[:, -1:].astype(np.float64), 1)
-    mean, product = sums[:, :k] / total, sums[:, k:-1] / total
-    matrix = np.empty((len(sums), k, k))
+    total = np.maximum(lattice.pooled(weight, np.add).astype(np.float64), 1)
+    mean = lattice.pooled(apart, np.add) / total
+    sums = [lattice.pooled(apart[:, [at]] * apart[:, at:], np.add) for at in range(k)]
+    product = np.concatenate(sums, axis=1) / total
+    matrix = np.empty((len(mean), k, k))
     matrix[:, one, other] = product - mean[:, one] * mean[:, other]
     matrix[:, other, one] = matrix[:, one, other]
     matrix[:, range(k), range(k)] += 1e-5

@@ -120,9 +120,17 @@ def percentiles(
     return np.asarray(out, np.float32).reshape(len(out), -1)
 
 
-def box_means(planes: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Means over squares of an odd side around each pixel of planes [..., y, x]; (side - 1) / 2 less on each edge."""
-    return _run(_run(planes, side, -2), side, -1) * np.float32(1 / side**2)
+def box_means(planes: NDArray[np.float32], side: int, apart: int = 1) -> NDArray[np.float32]:
+    """Means over squares of an odd side around each pixel of planes [..., y, x]; (side - 1) / 2 less on each edge.
+
+    Args:
+        apart: of so many pixels only the first: means of means of squares of this side are those of a larger square.
+    """
+    if side == 1:
+        return planes
+    total = _run(_run(planes, side, -2, apart), side, -1, apart)
+    total *= np.float32(1 / side**2)
+    return total
 
 
 def _run(planes: NDArray[np.float32], length: int, axis: int, apart: int = 1) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from geoslave.imagery.raster import MemorySource, Raster
 from geoslave.imagery.scaling import Scaling
 from geoslave.model.encoder import Encoder
 from geoslave.search.embedder import DEFAULT, LONGEST, brought_to, embed, look, open_embedder, standardised
+from geoslave.search.windows import Lattice
 from tests.factories import write_bright_model
 
 
@@ -121,6 +122,81 @@ def test_its_graph_sees_what_is_there(eye: object) -> None:
     graph = slice(0, LONGEST - open_embedder("plain").dimensions)
     stripes, darker, board = eye(pixels, np.ones((3, 48, 48), bool))[:, graph]
     assert alike(stripes, darker) > 0.9 > alike(stripes, board)
+
+
+def country(rows: int, cols: int, step: int, side: int, rim: int) -> np.ndarray:
+    """A picture [3, y, x] of blots and stripes, with so many chips and a rim."""
+    y, x = np.mgrid[: (rows - 1) * step + side + 2 * rim, : (cols - 1) * step + side + 2 * rim]
+    blots = np.sin(x / 7 + np.sin(y / 11)) * np.cos(y / 5 - x / 23) + ((x // 9 + y // 13) % 5 == 0)
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, *y.shape))
+    return (noise + blots * np.array([0.4, 0.3, 0.5])[:, None, None]).astype(np.float32)
+
+
+def test_a_chip_of_a_picture_is_seen_alike_wherever_the_work_is_cut(eye: object) -> None:
+    """Its vector hardly tells where in the picture it lay: the chips around it were another's too."""
+    large, small = Lattice(6, 6, 32, 48), Lattice(2, 3, 32, 48)
+    rim = eye.rim(large)
+    picture = country(6, 6, 32, 48, rim)
+    part = picture[:, 2 * 32 : 2 * 32 + small.shape[0] + 2 * rim, 32 : 32 + small.shape[1] + 2 * rim]
+    whole, cut = (eye.windows(given, np.ones(given.shape[1:], bool), lattice, np.arange(lattice.rows * lattice.cols))
+                  for given, lattice in ((picture, large), (part, small)))  # fmt: skip
+    again = whole.reshape(6, 6, -1)[2:4, 1:4].reshape(6, -1)
+    deep = LONGEST - open_embedder("plain").dimensions
+    assert np.allclose(cut[:, deep:], again[:, deep:], atol=1e-3)
+    likeness = np.array([[alike(one, other) for other in again[:, :deep]] for one in cut[:, :deep]])
+    assert likeness.diagonal().min() > 0.95
+    assert (likeness.argmax(axis=1) == np.arange(6)).all()
+
+
+def test_only_the_windows_asked_for_come_back_in_their_order(eye: object) -> None:
+    lattice = Lattice(3, 3, 32, 48)
+    picture = country(3, 3, 32, 48, eye.rim(lattice))
+    valid = np.ones(picture.shape[1:], bool)
+    everything = eye.windows(picture, valid, lattice, np.arange(9))
+    assert np.allclose(
+        eye.windows(picture, valid, lattice, np.array([1, 7, 8]))[:, -206:], everything[[1, 7, 8], -206:]
+    )
+
+
+@pytest.mark.parametrize("name", [DEFAULT, "plain", "mine-s2"])
+@pytest.mark.parametrize("step", [32, 30])  # as the graph's own windows stand to each other, and not
+def test_nodata_in_a_picture_has_no_part_in_its_chips(name: str, step: int) -> None:
+    embedder, lattice = open_embedder(name, threads=1), Lattice(2, 3, step, 48)
+    picture = country(2, 3, step, 48, embedder.rim(lattice))
+    valid = np.ones(picture.shape[1:], bool)
+    valid[:, -embedder.rim(lattice) - 20 :] = False
+    dark, bright = (np.where(valid, picture, value).astype(np.float32) for value in (-2, -1))
+    plain = slice(-206, -206 + 49)  # colours; contrasts are softened over the edge of what is valid
+    one, two = (embedder.windows(given, valid, lattice, np.arange(6)) for given in (dark, bright))
+    assert np.isfinite(one).all()
+    assert np.allclose(one[:, plain], two[:, plain], atol=1e-4)
+    if name == DEFAULT:
+        assert np.allclose(one[:, :-206], two[:, :-206], atol=1e-3)
+
+
+def test_chips_that_stand_otherwise_are_seen_one_by_one(eye: object) -> None:
+    lattice = Lattice(2, 2, 22, 32)
+    rim = eye.rim(lattice)
+    picture = country(2, 2, 22, 32, rim)
+    seen = eye.windows(picture, np.ones(picture.shape[1:], bool), lattice, np.arange(4))
+    corners = [(rim + y, rim + x) for y in (0, 22) for x in (0, 22)]
+    by_themselves = eye(np.stack([picture[:, y : y + 32, x : x + 32] for y, x in corners]), np.ones((4, 32, 32), bool))
+    assert np.allclose(seen[:, :-206], by_themselves[:, :-206], atol=1e-3)
+
+
+def test_any_graph_sees_the_chips_of_a_picture(tmp_path: Path) -> None:
+    embedder, lattice = open_embedder(write_vector_model(tmp_path / "means"), threads=1), Lattice(2, 2, 16, 24)
+    rim = embedder.rim(lattice)
+    picture = country(2, 2, 16, 24, rim)
+    seen = embedder.windows(picture, np.ones(picture.shape[1:], bool), lattice, np.array([3]))
+    assert np.allclose(seen[0, :3], picture[:, rim + 16 : rim + 40, rim + 16 : rim + 40].mean(axis=(1, 2)), atol=1e-5)
+
+
+def test_an_old_processor_sees_the_same(eye: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : sse2 avx2")
+    monkeypatch.setattr("geoslave.model.encoder._PROCESSOR", tmp_path / "cpuinfo")
+    pixels, valid = chips(2, 48), np.ones((2, 48, 48), bool)
+    assert np.allclose(open_embedder(DEFAULT, threads=1)(pixels, valid), eye(pixels, valid), atol=1e-3)
 
 
 def test_beyond_the_edge_of_a_scene_it_sees_nothing(eye: object) -> None:

@@ -20,7 +20,7 @@ import shapely
 from geoslave.errors import SceneError
 from geoslave.search import SearchError
 from geoslave.search.campaign import ranked
-from geoslave.search.embedder import open_embedder
+from geoslave.search.embedder import DEFAULT, open_embedder
 from geoslave.search.index import Settings, build_index, open_index, scenes_ground, settings_for
 from geoslave.search.ranking import Answers
 from geoslave.targets import get_target
@@ -314,6 +314,21 @@ def test_an_index_of_an_earlier_version_is_read_and_made_anew_only_when_asked(
     assert (tmp_path / "index" / "index.json").read_bytes() == before
     build_index(scenes_ground([scene]), tmp_path / "index", open_embedder("plain"), SMALL, overwrite=True)
     assert (tmp_path / "index" / "index.json").read_bytes() != before
+
+
+def test_threads_change_no_byte(tmp_path: Path, scene: Path) -> None:
+    settings = Settings(chip_px=8, core_px=4)  # several parts
+    for threads in (1, 3):
+        build_index(scenes_ground([scene]), tmp_path / str(threads), open_embedder("plain", threads), settings)
+    assert _files(tmp_path / "1") == _files(tmp_path / "3")
+
+
+def test_an_index_by_the_network_that_is_taken_by_itself(tmp_path: Path, scene: Path) -> None:
+    """Chips in the corners and on the edges have their vectors too."""
+    build_index(scenes_ground([scene]), tmp_path / "index", open_embedder(DEFAULT, threads=1))
+    index = open_index(tmp_path / "index")
+    assert len(index) == 4 * 4
+    assert np.allclose(np.linalg.norm(index.vectors.astype(np.float32), axis=1), 1, atol=1e-2)
 
 
 def test_a_graph_of_neighbours_finds_what_looking_at_all_finds(

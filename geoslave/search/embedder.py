@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ RIM = max(outer for _, outer in _SURROUNDINGS) // 2
 _SEEN_AROUND = 2
 """Steps of the chips' lattice around a picture that a graph sees too: from there on its edge hardly shows."""
 _SIDE_BY_SIDE = 4
-"""Pictures at once, at most: each takes some 300 MB."""
+"""Pictures at once, at most: each takes some 500 MB."""
 _BATCH = 16
 """Chips at once: more fall out of a processor's cache."""
 _TILE = 8
@@ -179,33 +180,49 @@ class OnnxEmbedder:
         return np.concatenate([np.concatenate(deep), _plain_of_chips(scaled, valid)], axis=1)
 
     def rim(self, lattice: Lattice) -> int:
-        return max(RIM, _SEEN_AROUND * lattice.step) if self._at_once(lattice) else RIM
+        return max(RIM, _SEEN_AROUND * lattice.step + 1) if self._seen_at_once(lattice) else RIM
 
     def windows(
         self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
     ) -> NDArray[np.float32]:
         rim = self.rim(lattice)
-        deep = (self._windows_at_once if self._at_once(lattice) else self._one_by_one)(scaled, valid, lattice, wanted)
+        seen = self._seen_at_once(lattice)
+        deep = (
+            self._windows_at_once(scaled, valid, lattice, wanted, seen)
+            if seen
+            else self._one_by_one(scaled, valid, lattice, wanted)
+        )
         return np.concatenate(
             [deep[:, : self._deep_kept], _plain_of_windows(scaled, valid, lattice, wanted, rim)], axis=1
         )
 
-    def _at_once(self, lattice: Lattice) -> bool:
-        """Whether chips stand to each other as the graph's own windows do."""
+    def _seen_at_once(self, lattice: Lattice) -> int | None:
+        """Sides of what the graph sees where it takes a whole picture: the chips', or half a pixel more or less around.
+
+        None: chips do not stand to each other as the graph's own windows do.
+        """
         core, side = self.spec.core, self.spec.side
-        return core is not None and side is not None and lattice.side * core == lattice.step * side
+        if core is None or side is None or lattice.step * side % core:
+            return None
+        seen = lattice.step * side // core
+        return seen if abs(seen - lattice.side) <= 1 else None
 
     def _windows_at_once(
-        self, scaled: NDArray[np.float32], valid: NDArray[np.bool_], lattice: Lattice, wanted: NDArray[np.intp]
+        self,
+        scaled: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        lattice: Lattice,
+        wanted: NDArray[np.intp],
+        seen: int,
     ) -> NDArray[np.float32]:
         step, around = lattice.step, _SEEN_AROUND
-        off = self.rim(lattice) - around * step
+        off = self.rim(lattice) - around * step - (seen - lattice.side) // 2
         picture = _filled(scaled, valid, step)
-        unit = math.gcd(lattice.side, step)
-        becomes = unit * (self.spec.side or 1) // lattice.side
+        unit = math.gcd(seen, step)
+        becomes = unit * (self.spec.side or 1) // seen
         grid = np.zeros((lattice.rows, lattice.cols, self._deep_seen), np.float32)
         for rows, cols in boxes(_marked(lattice, wanted), around):
-            some = lattice.cut(rows, cols)
+            some = replace(lattice.cut(rows, cols), side=seen)
             top, left = (off + part.start * step for part in (rows, cols))
             down, across = (side + 2 * around * step for side in some.shape)
             found = self._encoder(_resized(picture[:, top : top + down, left : left + across], unit, becomes)[None])[0]

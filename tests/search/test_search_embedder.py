@@ -132,12 +132,14 @@ def country(rows: int, cols: int, step: int, side: int, rim: int) -> np.ndarray:
     return (noise + blots * np.array([0.4, 0.3, 0.5])[:, None, None]).astype(np.float32)
 
 
-def test_a_chip_of_a_picture_is_seen_alike_wherever_the_work_is_cut(eye: object) -> None:
+@pytest.mark.parametrize(("step", "side"), [(32, 48), (22, 32), (10, 16), (46, 70)])
+def test_a_chip_of_a_picture_is_seen_alike_wherever_the_work_is_cut(eye: object, step: int, side: int) -> None:
     """Its vector hardly tells where in the picture it lay: the chips around it were another's too."""
-    large, small = Lattice(6, 6, 32, 48), Lattice(2, 3, 32, 48)
+    large, small = Lattice(6, 6, step, side), Lattice(2, 3, step, side)
     rim = eye.rim(large)
-    picture = country(6, 6, 32, 48, rim)
-    part = picture[:, 2 * 32 : 2 * 32 + small.shape[0] + 2 * rim, 32 : 32 + small.shape[1] + 2 * rim]
+    assert rim > step  # seen with all others at once, and not one by one
+    picture = country(6, 6, step, side, rim)
+    part = picture[:, 2 * step : 2 * step + small.shape[0] + 2 * rim, step : step + small.shape[1] + 2 * rim]
     whole, cut = (eye.windows(given, np.ones(given.shape[1:], bool), lattice, np.arange(lattice.rows * lattice.cols))
                   for given, lattice in ((picture, large), (part, small)))  # fmt: skip
     again = whole.reshape(6, 6, -1)[2:4, 1:4].reshape(6, -1)
@@ -175,11 +177,11 @@ def test_nodata_in_a_picture_has_no_part_in_its_chips(name: str, step: int) -> N
 
 
 def test_chips_that_stand_otherwise_are_seen_one_by_one(eye: object) -> None:
-    lattice = Lattice(2, 2, 22, 32)
+    lattice = Lattice(2, 2, 24, 32)
     rim = eye.rim(lattice)
-    picture = country(2, 2, 22, 32, rim)
+    picture = country(2, 2, 24, 32, rim)
     seen = eye.windows(picture, np.ones(picture.shape[1:], bool), lattice, np.arange(4))
-    corners = [(rim + y, rim + x) for y in (0, 22) for x in (0, 22)]
+    corners = [(rim + y, rim + x) for y in (0, 24) for x in (0, 24)]
     by_themselves = eye(np.stack([picture[:, y : y + 32, x : x + 32] for y, x in corners]), np.ones((4, 32, 32), bool))
     assert np.allclose(seen[:, :-206], by_themselves[:, :-206], atol=1e-3)
 

@@ -42,7 +42,7 @@ from geoslave.search.ranking import (
     fit,
     next_page,
 )
-from geoslave.search.remaining import Advice, AuditDraw, Remaining, remaining, worth_going_on
+from geoslave.search.remaining import Advice, AuditDraw, Remaining, audit_share, remaining, worth_going_on
 from geoslave.targets import Target, target_yaml
 
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
@@ -237,8 +237,7 @@ class Campaign:
     def standing(self) -> Standing:
         """What is known so far, how many may remain, and whether going on is worth it."""
         with self._lock:
-            known, chips = self.known(), self.index.rows
-            here = {chip: told for chip, told in known.items() if chip in chips}
+            known, here, chips = self.known(), self._known_here(), self.index.rows
             found = sum(told == "yes" for told in here.values())
             done = [number for number in range(1, self._last_page() + 1) if not self._shown(number).open]
             left = remaining(self._draws(done, here), len(chips), found, len(chips) - len(here))
@@ -259,8 +258,12 @@ class Campaign:
 
     # ------------------------------------------------------------ inside
 
+    def _known_here(self) -> dict[str, str]:
+        """Answers by chip, of chips that are in the index: another one may lack some."""
+        return {chip: told for chip, told in self.known().items() if chip in self.index.rows}
+
     def _answers(self) -> Answers:
-        known = {self.index.rows[chip]: told for chip, told in self.known().items() if chip in self.index.rows}
+        known = {self.index.rows[chip]: told for chip, told in self._known_here().items()}
         clear = Answers.of({row: told == "yes" for row, told in known.items() if told != "unsure"})
         unclear = np.array(sorted(row for row, told in known.items() if told == "unsure"), np.int64)
         return Answers(clear.rows, clear.sites, unclear)
@@ -277,7 +280,7 @@ class Campaign:
             answers,
             self.settings["page_size"],
             seed=self.settings["seed"] + 7_919 * number,
-            audit_share=self.settings["audit_share"],
+            audit_share=self._audit_share(),
             background=self.index.background,
             apart_m=self.settings["apart_m"],
         )
@@ -296,6 +299,10 @@ class Campaign:
             "chips": self._chips_mark(),
         }
         write_json(self.folder / "pages" / f"{number:04d}.json", content)
+
+    def _audit_share(self) -> float:
+        told: float | None = self.settings["audit_share"]
+        return audit_share(self._recent(self._known_here())) if told is None else told
 
     def _chips_mark(self) -> str:
         """Stands for the chips of the index, whatever their vectors are."""
@@ -396,7 +403,7 @@ def start_campaign(
     *,
     target: Target | None = None,
     page_size: int = 20,
-    audit_share: float = 0.2,
+    audit_share: float | None = None,
     apart_m: float | None = None,
     seed: int = 0,
 ) -> Campaign:
@@ -408,7 +415,8 @@ def start_campaign(
         like: places of the kind that is sought, in any CRS.
         unlike: places that look alike and are not.
         target: what is sought; kept beside the campaign.
-        audit_share: of each page that is drawn at random, to tell how many remain.
+        audit_share: of each page that is drawn at random, to tell how many remain. None: a tenth while likely chips
+            bring sites, half when they bring none.
         apart_m: chips of one page are farther apart; None: two chips' widths.
 
     Raises:
@@ -417,7 +425,7 @@ def start_campaign(
     folder = _campaign_folder(index, name)
     if (folder / "campaign.json").exists():
         raise SearchError(f"campaign {name} is there already: go on with it, or choose another name")
-    if not (1 <= page_size <= 500 and 0 <= audit_share <= 1):
+    if not (1 <= page_size <= 500 and 0 <= (audit_share or 0) <= 1):
         raise SearchError("a page holds 1 to 500 chips, and the audit's share lies between 0 and 1")
     yes = locate_examples(index, like)
     no = None if unlike is None else locate_examples(index, unlike, "counter-examples")

@@ -26,6 +26,10 @@ _GRID = 20_000
 """Totals that the prior is spread over, all of them in smaller searches; between two the interval takes the wider."""
 _WORTH_CLICKS = 25
 """Clicks for a site that are still worth it."""
+_AUDIT, _AUDIT_WHEN_DRY = 0.1, 0.5
+"""Shares of a page that are drawn at random: while likely chips bring sites, and once they bring none."""
+_DRY = 14
+"""Likely chips without a site after which one may think of stopping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,20 @@ def remaining(draws: Sequence[AuditDraw], chips: int, found: int, unseen: int, l
         audited=len(draws),
         audit_sites=sum(draw.site for draw in draws),
     )
+
+
+def audit_share(recent: Sequence[bool]) -> float:
+    """Share of the next page to draw at random.
+
+    While likely chips bring sites nobody asks how many remain, and random chips bring few: a tenth. When a page of
+    likely chips brought none one may think of stopping, and the interval of `remaining` is what that hangs on: half.
+    The interval holds whatever the share, for it is settled before the draw, by answers that are known then.
+
+    Args:
+        recent: answers to the likeliest chips of the last pages, latest last: True was a site.
+    """
+    last = recent[-_DRY:]
+    return _AUDIT_WHEN_DRY if len(last) == _DRY and not any(last) else _AUDIT
 
 
 def worth_going_on(left: Remaining, recent: Sequence[bool]) -> Advice:

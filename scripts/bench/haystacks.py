@@ -16,6 +16,7 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.features import rasterize
 
 SIDE = 32
 """Of a window with a kiln, pixels of 10 m: three kilns wide, as an index for kilns is cut."""
@@ -107,27 +108,64 @@ def mines(wanted: int = 100, seed: int = 0, *, not_looked_at: bool = False) -> H
     return _shuffled(name, chips[rows], site, about, rng)
 
 
-def buildings(core: int = 64, side: int = 128) -> Haystack:
-    """Buildings of 150 m2 and more in Banepa: every 8 m of its aerial imagery is a chip of 17 m."""
+def buildings(core: int = 64, side: int = 96) -> Haystack:
+    """One kind of building in Banepa: halls of 150 m2 and more under a tin roof, as OpenStreetMap tells.
+
+    Every 8 m of the aerial imagery is a chip of 13 m, a third of it margin, as an index cuts them. A chip is a site
+    where such a roof covers half of its core or more.
+    """
+    picture, transform, layer = _banepa()
+    tin = layer["roof:material"].str.lower().eq("tin").to_numpy()
+    roofs = layer.geometry[tin & _is_large(layer)]
+    covered = rasterize(roofs, picture.shape[1:], transform=transform).astype(bool)
+    chips, cells = _cut(picture, core, side)
+    site = np.array([covered[r * core : (r + 1) * core, c * core : (c + 1) * core].mean() >= 0.5 for r, c in cells])
+    about = f"{site.sum()} chips with a tin roof of {LARGE_M2:g} m2 and more among {(~site).sum()} others"
+    return Haystack("buildings", chips, site, _middles(cells, core, transform), about)
+
+
+def large_buildings(core: int = 64, side: int = 128) -> Haystack:
+    """Buildings of 150 m2 and more in Banepa, whatever they are: no kind that a picture shows.
+
+    Every 8 m of its aerial imagery is a chip of 17 m; a building belongs to the chip whose core holds its middle.
+    """
+    picture, transform, layer = _banepa()
+    middles = layer.geometry[_is_large(layer)].representative_point()
+    cols, rows = ~transform @ (middles.x.to_numpy(), middles.y.to_numpy())
+    held = {(int(r // core), int(c // core)) for r, c in zip(rows, cols, strict=True)}
+    chips, cells = _cut(picture, core, side)
+    site = np.array([cell in held for cell in cells])
+    about = f"{site.sum()} places of buildings of {LARGE_M2:g} m2 and more among {(~site).sum()} others"
+    return Haystack("large_buildings", chips, site, _middles(cells, core, transform), about)
+
+
+def _banepa() -> tuple[NDArray[np.uint8], rasterio.Affine, gpd.GeoDataFrame]:
+    """(picture [band, y, x], its transform, outlines of buildings in longitude and latitude)."""
     folder = data_folder() / "buildings_banepa" / "train"
     picture, transform = _mosaic(sorted((folder / "oam").glob("*.tif")))
-    layer = gpd.read_file(next((folder / "osm").glob("*.geojson")))
-    large = layer[layer.to_crs(32645).area >= LARGE_M2]
-    middles = large.geometry.representative_point()
-    cols, rows = ~transform @ (middles.x.to_numpy(), middles.y.to_numpy())
+    return picture, transform, gpd.read_file(next((folder / "osm").glob("*.geojson")))
+
+
+def _is_large(layer: gpd.GeoDataFrame) -> NDArray[np.bool_]:
+    large: NDArray[np.bool_] = (layer.to_crs(32645).area >= LARGE_M2).to_numpy()
+    return large
+
+
+def _cut(picture: NDArray[np.uint8], core: int, side: int) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """(chips [n, band, y, x] around every core that holds imagery, row and column of each core)."""
     margin = (side - core) // 2
     padded = np.pad(picture, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
-    held = {(int(r // core), int(c // core)) for r, c in zip(rows, cols, strict=True)}
-    chips, site, places = [], [], []
-    for row in range(picture.shape[1] // core):
-        for col in range(picture.shape[2] // core):
-            if not picture[:, row * core : (row + 1) * core, col * core : (col + 1) * core].any():
-                continue
-            chips.append(padded[:, row * core : row * core + side, col * core : col * core + side])
-            site.append((row, col) in held)
-            places.append(transform @ ((col + 0.5) * core, (row + 0.5) * core))
-    about = f"{sum(site)} places of buildings of {LARGE_M2:g} m2 and more among {len(site) - sum(site)} others"
-    return Haystack("buildings", np.stack(chips), np.array(site), np.array(places), about)
+    cells = [
+        (row, col)
+        for row in range(picture.shape[1] // core)
+        for col in range(picture.shape[2] // core)
+        if picture[:, row * core : (row + 1) * core, col * core : (col + 1) * core].any()
+    ]
+    return np.stack([padded[:, r * core : r * core + side, c * core : c * core + side] for r, c in cells]), cells
+
+
+def _middles(cells: list[tuple[int, int]], core: int, transform: rasterio.Affine) -> NDArray[np.float64]:
+    return np.array([transform @ ((col + 0.5) * core, (row + 0.5) * core) for row, col in cells])
 
 
 def _shuffled(

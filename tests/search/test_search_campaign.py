@@ -172,7 +172,23 @@ def test_chips_the_ranking_chose_have_no_chance_written_beside_them(index: ChipI
         campaign.answer(chip, "no")
     lines = [json.loads(line) for line in (campaign.folder / "answers.jsonl").read_text().splitlines()]
     chances = {line["how"]: line["audit_probability"] for line in lines}
-    assert chances == {"example": None, "likely": None, "uncertain": None, "audit": 2 / (len(index) - 1)}
+    assert chances == {"example": None, "likely": None, "uncertain": None, "audit": 1 / (len(index) - 1)}
+
+
+def test_pages_are_half_random_once_likely_chips_bring_nothing(index: ChipIndex) -> None:
+    def audited(campaign: Campaign, pages: int) -> list[int]:
+        told = []
+        for _ in range(pages):
+            page = campaign.page()
+            told.append(page.how.count("audit"))
+            for chip in page.chip_ids:
+                campaign.answer(chip, "no")
+        return told
+
+    assert audited(start_campaign(index, "by-itself", places(middle(KILNS[0])), page_size=20), 3) == [2, 10, 10]
+    fixed = start_campaign(index, "fixed", places(middle(KILNS[0])), page_size=20, audit_share=0.2)
+    assert audited(fixed, 2) == [4, 4]
+    assert audited(open_campaign(index, "fixed"), 1) == [4]
 
 
 def test_half_a_page_has_no_part_in_the_estimate(index: ChipIndex) -> None:

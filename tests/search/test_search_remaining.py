@@ -8,24 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoslave.search import SearchError
-from geoslave.search.remaining import AuditDraw, Remaining, remaining, worth_going_on
+from geoslave.search.remaining import AuditDraw, Remaining, audit_share, remaining, worth_going_on
 
 
 def campaign(rng: np.random.Generator, chips: int, sites: int, skill: float, rounds: int) -> list[Remaining]:
-    """A reviewer's rounds of 20 chips, 4 of them drawn at random; the ranking finds sites `skill` times too often."""
+    """A reviewer's rounds of 20 chips, drawn as a campaign draws; the ranking finds sites `skill` times too often."""
     site = np.zeros(chips, bool)
     site[rng.choice(chips, sites, replace=False)] = True
     seen = np.zeros(chips, bool)
     draws: list[AuditDraw] = []
+    likely: list[bool] = []
     told = []
     for _ in range(rounds):
         unseen = np.flatnonzero(~seen)
-        for row in rng.permutation(unseen)[:4]:
+        by_chance = round(20 * audit_share(likely))
+        for row in rng.permutation(unseen)[:by_chance]:
             draws.append(AuditDraw(int((~seen).sum()), int((seen & site).sum()), bool(site[row])))
             seen[row] = True
         left = np.flatnonzero(~seen)
         weight = np.where(site[left], skill, 1.0)
-        seen[rng.choice(left, min(16, len(left)), replace=False, p=weight / weight.sum())] = True
+        shown = rng.choice(left, min(20 - by_chance, len(left)), replace=False, p=weight / weight.sum())
+        seen[shown] = True
+        likely += site[shown].tolist()
         told.append(remaining(draws, chips, int((seen & site).sum()), int((~seen).sum())))
     return told
 
@@ -55,6 +59,21 @@ def test_it_narrows_as_the_audit_goes_on() -> None:
     rounds = campaign(np.random.default_rng(1), 800, 40, 50.0, 30)
     assert rounds[-1].high - rounds[-1].low < 0.4 * (rounds[0].high - rounds[0].low)
     assert rounds[-1].low <= rounds[-1].value <= rounds[-1].high
+
+
+@pytest.mark.parametrize(
+    ("recent", "share"),
+    [
+        ([], 0.1),
+        ([False] * 13, 0.1),
+        ([True] + [False] * 13, 0.1),
+        ([True] + [False] * 14, 0.5),
+        ([False] * 40, 0.5),
+        ([False] * 40 + [True], 0.1),
+    ],
+)
+def test_more_is_drawn_at_random_once_likely_chips_bring_nothing(recent: list[bool], share: float) -> None:
+    assert audit_share(recent) == share
 
 
 def test_without_an_audit_nothing_is_known_of_the_rest() -> None:

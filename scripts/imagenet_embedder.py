@@ -158,7 +158,7 @@ def ground() -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
     chips, style = haystacks._mine_chips(clear=True)
     wanted = style & ~haystacks._labels(clear=True) & np.isin(haystacks._galleries(clear=True), haystacks.LOOKED_AT)
-    roofs = haystacks.buildings()
+    roofs = haystacks.large_buildings()
     kinds = [chips[wanted], roofs.chips[~roofs.site]]
     return np.concatenate([scaled(kind[rng.permutation(len(kind))[:EACH]]) for kind in kinds])
 

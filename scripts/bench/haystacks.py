@@ -18,6 +18,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from geoslave.search.embedder import Embedder
+from geoslave.search.index import ChipIndex, Settings, build_index, open_index, scenes_ground
+
 SIDE = 32
 """Of a window with a kiln, pixels of 10 m: three kilns wide, as an index for kilns is cut."""
 LARGE_M2 = 150.0
@@ -115,9 +118,7 @@ def buildings(core: int = 64, side: int = 96) -> Haystack:
     where such a roof covers half of its core or more.
     """
     picture, transform, layer = _banepa()
-    tin = layer["roof:material"].str.lower().eq("tin").to_numpy()
-    roofs = layer.geometry[tin & _is_large(layer)]
-    covered = rasterize(roofs, picture.shape[1:], transform=transform).astype(bool)
+    covered = rasterize(_halls(layer), picture.shape[1:], transform=transform).astype(bool)
     chips, cells = _cut(picture, core, side)
     site = np.array([covered[r * core : (r + 1) * core, c * core : (c + 1) * core].mean() >= 0.5 for r, c in cells])
     about = f"{site.sum()} chips with a tin roof of {LARGE_M2:g} m2 and more among {(~site).sum()} others"
@@ -144,6 +145,23 @@ def _banepa() -> tuple[NDArray[np.uint8], rasterio.Affine, gpd.GeoDataFrame]:
     folder = data_folder() / "buildings_banepa" / "train"
     picture, transform = _mosaic(sorted((folder / "oam").glob("*.tif")))
     return picture, transform, gpd.read_file(next((folder / "osm").glob("*.geojson")))
+
+
+def banepa_index(folder: Path, embedder: Embedder) -> tuple[ChipIndex, NDArray[np.bool_]]:
+    """(`buildings` as `geoslave search index` makes chips of the mosaic, which of them are sites [n])."""
+    picture, transform, layer = _banepa()
+    scene = folder / "banepa.tif"
+    with rasterio.open(scene, "w", "GTiff", picture.shape[2], picture.shape[1], 3, 4326, transform, "uint8") as file:
+        file.write(picture)
+    settings = Settings(chip_px=96, core_px=64, gsd_m=0.1323)
+    build_index(scenes_ground([scene], nodata=0), folder / "index", embedder, settings)
+    index = open_index(folder / "index")
+    cores, roofs = (one.to_crs(32645) for one in (index.chips.geometry, _halls(layer)))
+    return index, (cores.intersection(roofs.union_all()).area / cores.area >= 0.5).to_numpy()
+
+
+def _halls(layer: gpd.GeoDataFrame) -> gpd.GeoSeries:
+    return layer.geometry[layer["roof:material"].str.lower().eq("tin").to_numpy() & _is_large(layer)]
 
 
 def _is_large(layer: gpd.GeoDataFrame) -> NDArray[np.bool_]:

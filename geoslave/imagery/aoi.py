@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import shapely
 from odc.geo.geobox import GeoBox
 from pyogrio.errors import DataSourceError
@@ -34,7 +35,7 @@ def read_aoi(path: Path) -> gpd.GeoSeries:
     if not path.exists():
         raise GeoslaveError(f"{path} does not exist: check the name given to --aoi")
     try:
-        table = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
+        table = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path, layer=_layer(path))
     except (DataSourceError, ValueError, OSError) as error:
         raise GeoslaveError(
             f"{path} cannot be read as an area of interest ({error}): give GeoJSON or GeoPackage"
@@ -50,6 +51,24 @@ def read_aoi(path: Path) -> gpd.GeoSeries:
     if not area.crs.is_geographic:
         area = area.segmentize(5_000 / max(area.crs.axis_info[0].unit_conversion_factor, 1e-9))
     return area.to_crs("OGC:CRS84")
+
+
+def _layer(path: Path) -> str | None:
+    """The one layer of a file that may hold polygons. None: the first, whatever it holds.
+
+    Raises:
+        GeoslaveError: if there are several: which of them is meant nobody can tell.
+    """
+    layers = pyogrio.list_layers(path)
+    if len(layers) < 2:
+        return None
+    names = [str(name) for name, kind in layers if kind is not None and not str(kind).endswith(("Point", "String"))]
+    if len(names) > 1:
+        told = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise GeoslaveError(
+            f"{path} holds {len(names)} layers ({told}): save the one that is meant as a file of its own"
+        )
+    return names[0] if names else None
 
 
 def aoi_on(aoi: gpd.GeoSeries, geobox: GeoBox) -> BaseGeometry:

@@ -200,10 +200,10 @@ def _core_scores(network: Network, scaled: NDArray[np.float32], chip: _Prepared)
     return Scores(np.where(chip.valid, scores, np.float32(0)), chip.valid, chip.geobox)
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
-    """`map` in order, with up to `depth` results made beforehand by one thread."""
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1) -> Iterator[Result]:
+    """`map` in order, with up to `depth` results made beforehand by so many threads."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

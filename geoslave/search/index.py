@@ -19,9 +19,7 @@ import hashlib
 import io
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -545,7 +543,8 @@ def _embed_parts(job: _Job, step: Step) -> _Times:
     with gdal_environment():
         try:
             done = times.before
-            parts = _side_by_side(embed, ahead(read, todo, _READ_AHEAD), job.embedder.side_by_side)
+            threads = job.embedder.side_by_side
+            parts = ahead(embed, ahead(read, todo, _READ_AHEAD), threads, threads)
             for name, record, block, content, n, seconds in parts:
                 times.embedding += seconds
                 _refuse_replaced(record.stamps)
@@ -556,25 +555,6 @@ def _embed_parts(job: _Job, step: Step) -> _Times:
             opened.close()
     times.wall = time.perf_counter() - began
     return times
-
-
-def _side_by_side(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """`map` in order, by so many threads; no more results wait than there are threads."""
-    if threads == 1:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class _Opened:

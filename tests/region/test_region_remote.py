@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -32,6 +34,10 @@ SIDE = 768
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long pauses in tests."""
     monkeypatch.setattr(patient, "PAUSES_S", (0.01,) * 6)
     monkeypatch.setattr(stamps, "PAUSES_S", (0.01,) * 6)
@@ -87,7 +93,23 @@ def results(region: RegionFolder) -> tuple[dict[str, bytes], list[dict[str, obje
     return scores, json.loads(layer.read_text())["features"]
 
 
-@pytest.mark.parametrize(("composite", "seed"), [("single", 5), ("median", 3)])
+def run_afresh(region: RegionFolder) -> tuple[int, int, int]:
+    """(failures, blocks done now, blocks) of a run in a process of its own.
+
+    GDAL looks but once how large its cache of answers is: a test before would leave it so large that few are asked for.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_run_hastily, region).result()
+
+
+def _run_hastily(region: RegionFolder) -> tuple[int, int, int]:
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        summary = run_here(region)
+    return len(summary.failures), summary.done_now, summary.blocks
+
+
+@pytest.mark.parametrize(("composite", "seed"), [("single", 5), ("median", 5)])
 def test_a_network_that_fails_gives_the_same_result(
     tmp_path: Path,
     served: Path,
@@ -104,12 +126,12 @@ def test_a_network_that_fails_gives_the_same_result(
     capfd.readouterr()
     with serving("faulty_server.py", served, seed, 0.05) as address:
         region = make_region(tmp_path / "faulty", "r", bright_model, address, served, composite)
-        summary = run_here(region)
+        failures, done, blocks = run_afresh(region)
         faults = Counter(json.loads(urlopen(f"{address}/_faults").read()))
-    assert not summary.failures and summary.done_now == summary.blocks >= 16
+    assert not failures and done == blocks >= 16
     found, expected = results(region), results(sound)
     assert found == expected and len(expected[1]) >= 2
-    assert faults.total() >= 4 and len(faults) >= 3  # how many requests there are differs with what else runs
+    assert faults.total() >= 8 and len(faults) >= 4
     assert "ERROR" not in capfd.readouterr().err  # what GDAL tried again concerns nobody
 
 

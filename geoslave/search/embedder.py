@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.ndimage import uniform_filter
 
 from geoslave.errors import ModelError
 from geoslave.imagery.raster import Raster
@@ -34,7 +35,7 @@ from geoslave.model.encoder import Encoder
 from geoslave.model.package import EMBEDDER, model_folders, open_package
 from geoslave.model.predict import usable_cores
 from geoslave.search.texture import texture
-from geoslave.search.windows import Lattice, alone, box_means, boxes, percentiles
+from geoslave.search.windows import Lattice, alone, boxes, percentiles
 
 LONGEST = 512
 """Numbers in a vector, at most."""
@@ -428,11 +429,9 @@ def _contrasts(planes: NDArray[np.float32], rim: int) -> Iterator[NDArray[np.flo
     wide = planes[:, :, less : planes.shape[2] - less, less : planes.shape[3] - less]
     if more:
         wide = np.pad(wide, ((0, 0), (0, 0), (more, more), (more, more)), mode="symmetric")
-    for small, large in _SURROUNDINGS:
-        seen = _without(wide, RIM - large // 2)
-        inner = box_means(seen, small)
-        outer = box_means(inner, 3, apart=small) if large == 3 * small else box_means(seen, large)
-        yield _without(inner, (large - small) // 2) - outer
+    for sides in _SURROUNDINGS:
+        inner, outer = (wide if side == 1 else uniform_filter(wide, (0, 0, side, side)) for side in sides)
+        yield _without(inner - outer, RIM)
 
 
 def _without(planes: NDArray[np.float32], rim: int) -> NDArray[np.float32]:

@@ -118,39 +118,3 @@ def percentiles(
         out[..., list(wanted).index(0)] = lattice.pooled(marked, np.minimum)
     out[~np.isfinite(out)] = 0
     return np.asarray(out, np.float32).reshape(len(out), -1)
-
-
-def box_means(planes: NDArray[np.float32], side: int, apart: int = 1) -> NDArray[np.float32]:
-    """Means over squares of an odd side around each pixel of planes [..., y, x]; (side - 1) / 2 less on each edge.
-
-    Args:
-        apart: of so many pixels only the first: means of means of squares of this side are those of a larger square.
-    """
-    if side == 1:
-        return planes
-    total = _run(_run(planes, side, -2, apart), side, -1, apart)
-    total *= np.float32(1 / side**2)
-    return total
-
-
-def _run(planes: NDArray[np.float32], length: int, axis: int, apart: int = 1) -> NDArray[np.float32]:
-    """Sums of so many values a step apart along an axis: of sums of three, where that goes, and else of halves."""
-    if length == 1:
-        return planes
-    if length % 3 == 0:
-        third = _run(planes, length // 3, axis, apart)
-        return _added([third] * 3, [0, apart * length // 3, 2 * apart * length // 3], axis)
-    if length % 2 == 0:
-        half = _run(planes, length // 2, axis, apart)
-        return _added([half] * 2, [0, apart * length // 2], axis)
-    most = _run(planes, length - 1, axis, apart)
-    return _added([most, planes], [0, apart * (length - 1)], axis)
-
-
-def _added(parts: list[NDArray[np.float32]], starts: list[int], axis: int) -> NDArray[np.float32]:
-    size = min(part.shape[axis] - start for part, start in zip(parts, starts, strict=True))
-    cut = [np.moveaxis(np.moveaxis(p, axis, 0)[s : s + size], 0, axis) for p, s in zip(parts, starts, strict=True)]
-    total = cut[0] + cut[1]
-    for more in cut[2:]:
-        total += more
-    return total

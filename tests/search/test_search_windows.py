@@ -1,4 +1,4 @@
-"""Windows of a picture: what is pooled, averaged and sorted is what each chip by itself would give."""
+"""Windows of a picture: what is pooled and sorted is what each chip by itself would give."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.ndimage import uniform_filter
 
-from geoslave.search.windows import Lattice, alone, box_means, boxes, percentiles
+from geoslave.search.windows import Lattice, alone, boxes, percentiles
 
 LATTICE = Lattice(3, 2, 8, 12)
 
@@ -32,19 +31,6 @@ def test_pooling_gives_what_each_window_gives(how: np.ufunc) -> None:
 def test_counts_are_not_cut_off_at_eight_bits() -> None:
     everywhere = np.ones((1, 1, 100, 100), np.uint8)
     assert alone(100).pooled(everywhere, np.add, np.uint8)[0, 0] == 10_000
-
-
-@pytest.mark.parametrize("side", [1, 3, 5, 7, 9, 21])
-def test_means_of_squares_are_those_of_a_filter(side: int) -> None:
-    values = np.random.default_rng(0).uniform(0, 1, (1, 2, 40, 50)).astype(np.float32)
-    off = side // 2
-    expected = uniform_filter(values, (0, 0, side, side))[:, :, off : 40 - off, off : 50 - off]
-    assert np.allclose(box_means(values, side), expected, atol=1e-5)
-
-
-def test_means_of_means_are_those_of_a_larger_square() -> None:
-    values = np.random.default_rng(0).uniform(0, 1, (1, 1, 30, 30)).astype(np.float32)
-    assert np.allclose(box_means(box_means(values, 3), 3, apart=3), box_means(values, 9), atol=1e-5)
 
 
 def test_the_extremes_are_of_every_pixel_and_the_median_of_some() -> None:
